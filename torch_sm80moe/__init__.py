@@ -1,0 +1,37 @@
+"""A fast mixture-of-experts layer for Ampere GPUs, as ordinary PyTorch operators.
+
+Importing registers the operators and touches no GPU.
+"""
+
+from torch_sm80moe import _cpu, _fake, reference
+from torch_sm80moe._version import __version__
+from torch_sm80moe.functional import (
+    Tactic,
+    combine,
+    configure,
+    fused_moe,
+    fused_moe_out,
+    grouped_gemm,
+    select_tactic,
+    sort_by_expert,
+    tactic_table,
+    topk_route,
+)
+from torch_sm80moe.layers import FusedExperts, FusedMoE
+
+__all__ = [
+    "FusedExperts",
+    "FusedMoE",
+    "Tactic",
+    "__version__",
+    "combine",
+    "configure",
+    "fused_moe",
+    "fused_moe_out",
+    "grouped_gemm",
+    "reference",
+    "select_tactic",
+    "sort_by_expert",
+    "tactic_table",
+    "topk_route",
+]

@@ -1,0 +1,163 @@
+"""The operators for CPU tensors, in plain PyTorch: same arguments, same rounding points, no GPU.
+
+The layer is composed from its parts here as it is on the GPU: sort, two grouped GEMMs, combine.
+Loops run over experts or over the k choices of a token, never over rows, and nothing depends on
+the order in which threads finish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from torch_sm80moe import _ops, _shapes
+
+_NO_TACTIC = -1
+
+
+def _cpu(operator: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(implementation: Callable[..., Any]) -> Callable[..., Any]:
+        _ops.LIBRARY.impl(operator, implementation, "CPU")
+        return implementation
+
+    return register
+
+
+@_cpu("fused_moe")
+def fused_moe(
+    hidden_states: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    *,
+    tactic_w13: int = _NO_TACTIC,
+    tactic_w2: int = _NO_TACTIC,
+) -> torch.Tensor:
+    _shapes.fused_moe(hidden_states, w13, w2, topk_weights, topk_ids)
+    _require_no_tactic("fused_moe", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
+    return _layer(hidden_states, w13, w2, topk_weights, topk_ids)
+
+
+@_cpu("fused_moe_out")
+def fused_moe_out(
+    hidden_states: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    tactic_w13: int = _NO_TACTIC,
+    tactic_w2: int = _NO_TACTIC,
+) -> None:
+    _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out)
+    _require_no_tactic("fused_moe_out", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
+    out.copy_(_layer(hidden_states, w13, w2, topk_weights, topk_ids))
+
+
+@_cpu("topk_route")
+def topk_route(
+    router_logits: torch.Tensor, top_k: int, renormalize: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    _shapes.topk_route(router_logits, top_k)
+    logits = router_logits.float().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    # A stable sort keeps equal logits in the order of their index; torch.topk promises no order.
+    ids = logits.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+    weights = logits.softmax(dim=-1).gather(-1, ids)
+    if renormalize:
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+    return weights, ids.to(torch.int32, memory_format=torch.contiguous_format)
+
+
+@_cpu("sort_by_expert")
+def sort_by_expert(
+    topk_ids: torch.Tensor, num_experts: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    _shapes.sort_by_expert(topk_ids, num_experts)
+    ids = topk_ids.reshape(-1).long()
+    valid = (ids >= 0) & (ids < num_experts)
+    pair = torch.arange(ids.numel())
+    # Invalid pairs sort behind the last expert, so the valid ones fill the first rows.
+    keys = ids.where(valid, torch.tensor(num_experts))
+    pair_of_row = keys.argsort(stable=True)
+    row_of_pair = torch.empty_like(pair).scatter_(0, pair_of_row, pair)
+    offsets = torch.zeros(num_experts + 1, dtype=torch.int32)
+    offsets[1:] = keys.bincount(minlength=num_experts + 1)[:num_experts].cumsum(0)
+    nothing = torch.tensor(-1)
+    row_index = pair_of_row.where(pair < offsets[-1], nothing)
+    row_position = row_of_pair.where(valid, nothing).reshape(topk_ids.shape)
+    return offsets, row_index.int(), row_position.int()
+
+
+@_cpu("grouped_gemm")
+def grouped_gemm(
+    a: torch.Tensor,
+    w: torch.Tensor,
+    expert_offsets: torch.Tensor,
+    row_index: torch.Tensor | None = None,
+    *,
+    top_k: int = 1,
+    epilogue: int = 0,
+    tactic: int = _NO_TACTIC,
+) -> torch.Tensor:
+    shape = _shapes.grouped_gemm(a, w, expert_offsets, row_index, top_k, epilogue)
+    _require_no_tactic("grouped_gemm", tactic=tactic)
+    out = a.new_zeros(shape)
+    offsets = expert_offsets.tolist()
+    for expert, (begin, end) in enumerate(zip(offsets, offsets[1:], strict=False)):
+        if begin < end:
+            rows = a[begin:end]
+            if row_index is not None:
+                rows = a.index_select(0, row_index[begin:end] // top_k)
+            product = rows.float() @ w[expert].float().T
+            out[begin:end] = _swiglu(product) if epilogue == _shapes.SWIGLU else product
+    return out
+
+
+@_cpu("combine")
+def combine(
+    rows: torch.Tensor, topk_weights: torch.Tensor, row_position: torch.Tensor
+) -> torch.Tensor:
+    shape = _shapes.combine(rows, topk_weights, row_position)
+    total = torch.zeros(shape, dtype=torch.float32)
+    for position, weight in zip(row_position.unbind(1), topk_weights.unbind(1), strict=True):
+        (tokens,) = ((position >= 0) & (position < rows.size(0))).nonzero(as_tuple=True)
+        chosen = rows.index_select(0, position[tokens]).float()
+        total[tokens] += weight[tokens, None] * chosen
+    return total.to(rows.dtype)
+
+
+def _layer(
+    hidden_states: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+) -> torch.Tensor:
+    offsets, row_index, row_position = sort_by_expert(topk_ids, w13.size(0))
+    intermediate = grouped_gemm(
+        hidden_states,
+        w13,
+        offsets,
+        row_index,
+        top_k=topk_ids.size(1),
+        epilogue=_shapes.SWIGLU,
+    )
+    rows = grouped_gemm(intermediate, w2, offsets)
+    return combine(rows, topk_weights, row_position)
+
+
+def _swiglu(gate_up: torch.Tensor) -> torch.Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return torch.nn.functional.silu(gate) * up
+
+
+def _require_no_tactic(op: str, **tactics: int) -> None:
+    for name, tactic in tactics.items():
+        if tactic != _NO_TACTIC:
+            raise ValueError(
+                f"{op}: {name} must be {_NO_TACTIC} for tensors on the CPU, got {tactic}"
+            )

@@ -1,0 +1,99 @@
+"""What the operators return without computing it: the fakes that compile and export run.
+
+A fake applies the same rules as the operator (`_shapes.py`), so that a wrong argument is reported
+while the graph is captured. Sizes may be symbolic here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from torch_sm80moe import _ops, _shapes
+
+_NUM_TACTICS = _ops.tactic_table().size(0)
+
+
+def _fake(operator: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return torch.library.register_fake(_ops.qualified_name(operator), lib=_ops.LIBRARY)
+
+
+@_fake("fused_moe")
+def _fused_moe(
+    hidden_states: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    *,
+    tactic_w13: int = -1,
+    tactic_w2: int = -1,
+) -> torch.Tensor:
+    shape = _shapes.fused_moe(hidden_states, w13, w2, topk_weights, topk_ids)
+    return hidden_states.new_empty(shape)
+
+
+@_fake("fused_moe_out")
+def _fused_moe_out(
+    hidden_states: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    tactic_w13: int = -1,
+    tactic_w2: int = -1,
+) -> None:
+    _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out)
+
+
+@_fake("topk_route")
+def _topk_route(
+    router_logits: torch.Tensor, top_k: int, renormalize: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = _shapes.topk_route(router_logits, top_k)
+    return (
+        router_logits.new_empty(shape, dtype=torch.float32),
+        router_logits.new_empty(shape, dtype=torch.int32),
+    )
+
+
+@_fake("sort_by_expert")
+def _sort_by_expert(
+    topk_ids: torch.Tensor, num_experts: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    num_tokens, top_k = _shapes.sort_by_expert(topk_ids, num_experts)
+    return (
+        topk_ids.new_empty((num_experts + 1,), dtype=torch.int32),
+        topk_ids.new_empty((num_tokens * top_k,), dtype=torch.int32),
+        topk_ids.new_empty((num_tokens, top_k), dtype=torch.int32),
+    )
+
+
+@_fake("grouped_gemm")
+def _grouped_gemm(
+    a: torch.Tensor,
+    w: torch.Tensor,
+    expert_offsets: torch.Tensor,
+    row_index: torch.Tensor | None = None,
+    *,
+    top_k: int = 1,
+    epilogue: int = 0,
+    tactic: int = -1,
+) -> torch.Tensor:
+    return a.new_empty(_shapes.grouped_gemm(a, w, expert_offsets, row_index, top_k, epilogue))
+
+
+@_fake("combine")
+def _combine(
+    rows: torch.Tensor, topk_weights: torch.Tensor, row_position: torch.Tensor
+) -> torch.Tensor:
+    return rows.new_empty(_shapes.combine(rows, topk_weights, row_position))
+
+
+@_fake("tactic_table")
+def _tactic_table() -> torch.Tensor:
+    return torch.empty((_NUM_TACTICS, len(_ops.TACTIC_COLUMNS)), dtype=torch.int32)

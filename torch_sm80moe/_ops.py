@@ -1,0 +1,92 @@
+"""The operators, loaded from the extension or defined here; the only file that knows the namespace.
+
+With `_C.so` beside this file, C++ defines every schema and implements it for CUDA. Without it (a
+CPU-only wheel, or a clone that was not built) the same schemas are defined here, so that a program
+sees the same operators either way.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torch_sm80moe import _settings
+from torch_sm80moe._schemas import NAMESPACE, SCHEMAS
+
+_EXTENSION = Path(__file__).with_name("_C.so")
+
+TACTIC_COLUMNS = ("cta_m", "cta_n", "cta_k", "warps_m", "warps_n", "stages", "smem_bytes")
+
+# Whether this installation holds the CUDA kernels. It says nothing about the machine's GPU.
+HAS_KERNELS = _EXTENSION.exists()
+
+
+def _load_extension() -> None:
+    try:
+        torch.ops.load_library(str(_EXTENSION))
+    except OSError as error:
+        raise ImportError(
+            f"torch_sm80moe: torch must be 2.10 or newer to load {_EXTENSION.name}, "
+            f"got torch {torch.__version__} ({error})"
+        ) from error
+
+
+def _no_tactics() -> torch.Tensor:
+    return torch.empty((0, len(TACTIC_COLUMNS)), dtype=torch.int32)
+
+
+def _no_selection(
+    num_rows: int, num_experts: int, n: int, k: int, epilogue: int, device_index: int
+) -> int:
+    raise RuntimeError(
+        "select_tactic: the installation must contain CUDA kernels, got a CPU-only one"
+    )
+
+
+def _no_configuration(shared_memory_limit: int) -> None:
+    """There is no kernel that could use shared memory, so every limit holds already."""
+
+
+def _define_in_python(library: torch.library.Library) -> None:
+    for schema in SCHEMAS:
+        library.define(schema)
+    library.impl("tactic_table", _no_tactics, "CompositeExplicitAutograd")
+    library.impl("select_tactic", _no_selection, "CompositeExplicitAutograd")
+    library.impl("configure", _no_configuration, "CompositeExplicitAutograd")
+
+
+# Torch drops a library's registrations when the object dies, so it lives as long as the module.
+if HAS_KERNELS:
+    _load_extension()
+    LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
+else:
+    LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+    _define_in_python(LIBRARY)
+
+OPERATOR_NAMES = tuple(schema.partition("(")[0] for schema in SCHEMAS)
+
+
+def qualified_name(operator: str) -> str:
+    """Return `namespace::operator`, the form that torch.library takes."""
+    return f"{NAMESPACE}::{operator}"
+
+
+def overload(operator: str) -> Any:
+    """Return the operator's only overload; calling it skips the lookup that a packet makes."""
+    return getattr(getattr(torch.ops, NAMESPACE), operator).default
+
+
+fused_moe = overload("fused_moe")
+fused_moe_out = overload("fused_moe_out")
+topk_route = overload("topk_route")
+sort_by_expert = overload("sort_by_expert")
+grouped_gemm = overload("grouped_gemm")
+combine = overload("combine")
+tactic_table = overload("tactic_table")
+select_tactic = overload("select_tactic")
+configure = overload("configure")
+
+if _settings.SHARED_MEMORY_LIMIT:
+    configure(_settings.SHARED_MEMORY_LIMIT)

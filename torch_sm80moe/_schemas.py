@@ -1,0 +1,25 @@
+"""The operators' schemas, written once.
+
+The build generates the C++ definitions from this tuple, and a CPU-only installation defines the
+operators from it. This file imports nothing, so that a build can read it without torch.
+"""
+
+NAMESPACE = "sm80moe"
+
+SCHEMAS: tuple[str, ...] = (
+    "fused_moe(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weights, Tensor topk_ids,"
+    " *, int tactic_w13=-1, int tactic_w2=-1) -> Tensor",
+    "fused_moe_out(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weights,"
+    " Tensor topk_ids, Tensor(a!) out, *, int tactic_w13=-1, int tactic_w2=-1) -> ()",
+    "topk_route(Tensor router_logits, int top_k, bool renormalize=True)"
+    " -> (Tensor topk_weights, Tensor topk_ids)",
+    "sort_by_expert(Tensor topk_ids, int num_experts)"
+    " -> (Tensor expert_offsets, Tensor row_index, Tensor row_position)",
+    "grouped_gemm(Tensor a, Tensor w, Tensor expert_offsets, Tensor? row_index=None,"
+    " *, int top_k=1, int epilogue=0, int tactic=-1) -> Tensor",
+    "combine(Tensor rows, Tensor topk_weights, Tensor row_position) -> Tensor",
+    "tactic_table() -> Tensor",
+    "select_tactic(int num_rows, int num_experts, int n, int k, int epilogue, int device_index)"
+    " -> int",
+    "configure(int shared_memory_limit) -> ()",
+)

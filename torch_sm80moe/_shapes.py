@@ -1,0 +1,265 @@
+"""The rules that arguments obey, and the shapes that results have; no computation.
+
+Each operator has one function here. It raises the error that a broken rule deserves, one sentence
+`op: argument must requirement, got value`, and returns the shape of the result. The CPU
+implementations, the fakes and the explanations of the public functions all come from it. Only
+what a shape cannot know (the alignment of a pointer, the device's ability) is left to C++.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+MAX_EXPERTS = 1024
+EPILOGUES = ("none", "swiglu")  # An epilogue's number is its index.
+SWIGLU = EPILOGUES.index("swiglu")
+
+_ACTIVATIONS = (torch.float16, torch.bfloat16)
+_LOGITS = (torch.float32, torch.float16, torch.bfloat16)
+_IDS = (torch.int32, torch.int64)
+_ROW_MULTIPLE = 8  # 16 bytes of a 16-bit type: the unit in which the kernels copy rows.
+_MAX_ROWS = 2**31 - 1
+
+Size = int | str  # A name stands for any size.
+
+
+def fused_moe(
+    hidden_states: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    *,
+    op: str = "fused_moe",
+) -> tuple[int, int]:
+    """Check the arguments of `fused_moe`; return the shape [T, H]."""
+    _require_dtype(op, "hidden_states", hidden_states, _ACTIVATIONS)
+    _require_dtype(op, "w13", w13, (hidden_states.dtype,))
+    _require_dtype(op, "w2", w2, (hidden_states.dtype,))
+    _require_dtype(op, "topk_weights", topk_weights, (torch.float32,))
+    _require_dtype(op, "topk_ids", topk_ids, _IDS)
+
+    _require_shape(op, "hidden_states", hidden_states, ("T", "H"))
+    num_tokens, hidden_size = hidden_states.shape
+    _require_shape(op, "w13", w13, ("E", "2I", hidden_size))
+    num_experts, intermediate_size = w13.size(0), w13.size(1) // 2
+    _require_shape(op, "w2", w2, (num_experts, hidden_size, intermediate_size))
+    _require_shape(op, "topk_ids", topk_ids, (num_tokens, "k"))
+    _require_shape(op, "topk_weights", topk_weights, (num_tokens, topk_ids.size(1)))
+
+    _require_num_experts(op, "w13", num_experts)
+    _require_multiple(op, "hidden_states", -1, hidden_size, _ROW_MULTIPLE)
+    _require_multiple(op, "w13", 1, w13.size(1), 2 * _ROW_MULTIPLE)
+    _require_choices(op, topk_ids)
+    for name, rows in (("hidden_states", hidden_states), ("w13", w13), ("w2", w2)):
+        _require_row_strides(op, name, rows)
+    for name, routing in (("topk_weights", topk_weights), ("topk_ids", topk_ids)):
+        _require_contiguous(op, name, routing)
+        _require_device(op, name, routing, hidden_states, "hidden_states")
+    _require_device(op, "w13", w13, hidden_states, "hidden_states")
+    _require_device(op, "w2", w2, hidden_states, "hidden_states")
+    return num_tokens, hidden_size
+
+
+def fused_moe_out(
+    hidden_states: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    out: torch.Tensor,
+) -> None:
+    """Check the arguments of `fused_moe_out`."""
+    op = "fused_moe_out"
+    shape = fused_moe(hidden_states, w13, w2, topk_weights, topk_ids, op=op)
+    _require_dtype(op, "out", out, (hidden_states.dtype,))
+    _require_shape(op, "out", out, shape)
+    _require_row_strides(op, "out", out)
+    if out.stride(0) < shape[1] and out.size(0) > 1:
+        raise ValueError(
+            f"{op}: out must have rows that do not overlap, got strides {list(out.stride())}"
+        )
+    _require_device(op, "out", out, hidden_states, "hidden_states")
+
+
+def topk_route(router_logits: torch.Tensor, top_k: int) -> tuple[int, int]:
+    """Check the arguments of `topk_route`; return the shape [T, k] of both results."""
+    op = "topk_route"
+    _require_dtype(op, "router_logits", router_logits, _LOGITS)
+    _require_shape(op, "router_logits", router_logits, ("T", "E"))
+    num_tokens, num_experts = router_logits.shape
+    _require_num_experts(op, "router_logits", num_experts)
+    _require_int(op, "top_k", top_k, 1, num_experts, "the number of experts")
+    _require_rows(op, "router_logits", num_tokens * top_k)
+    _require_contiguous(op, "router_logits", router_logits)
+    return num_tokens, top_k
+
+
+def sort_by_expert(topk_ids: torch.Tensor, num_experts: int) -> tuple[int, int]:
+    """Check the arguments of `sort_by_expert`; return the shape [T, k] of `row_position`."""
+    op = "sort_by_expert"
+    _require_dtype(op, "topk_ids", topk_ids, _IDS)
+    _require_shape(op, "topk_ids", topk_ids, ("T", "k"))
+    _require_choices(op, topk_ids)
+    _require_int(op, "num_experts", num_experts, 1, MAX_EXPERTS)
+    _require_contiguous(op, "topk_ids", topk_ids)
+    return topk_ids.size(0), topk_ids.size(1)
+
+
+def grouped_gemm(
+    a: torch.Tensor,
+    w: torch.Tensor,
+    expert_offsets: torch.Tensor,
+    row_index: torch.Tensor | None,
+    top_k: int,
+    epilogue: int,
+) -> tuple[int, int]:
+    """Check the arguments of `grouped_gemm`; return the shape of the result."""
+    op = "grouped_gemm"
+    _require_dtype(op, "a", a, _ACTIVATIONS)
+    _require_dtype(op, "w", w, (a.dtype,))
+    _require_dtype(op, "expert_offsets", expert_offsets, (torch.int32,))
+    if row_index is not None:
+        _require_dtype(op, "row_index", row_index, (torch.int32,))
+
+    _require_shape(op, "a", a, ("S", "K"))
+    _require_shape(op, "w", w, ("E", "N", a.size(1)))
+    num_experts, num_columns = w.size(0), w.size(1)
+    _require_shape(op, "expert_offsets", expert_offsets, (num_experts + 1,))
+    if row_index is not None:
+        _require_shape(op, "row_index", row_index, ("M",))
+
+    _require_num_experts(op, "w", num_experts)
+    _require_int(op, "epilogue", epilogue, 0, len(EPILOGUES) - 1)
+    _require_multiple(op, "a", -1, a.size(1), _ROW_MULTIPLE)
+    gates = 2 if epilogue == SWIGLU else 1
+    _require_multiple(op, "w", 1, num_columns, gates * _ROW_MULTIPLE)
+    _require_int(op, "top_k", top_k, 1, _MAX_ROWS)
+    num_rows = a.size(0) if row_index is None else row_index.size(0)
+    _require_rows(op, "a" if row_index is None else "row_index", num_rows)
+
+    _require_row_strides(op, "a", a)
+    _require_row_strides(op, "w", w)
+    _require_contiguous(op, "expert_offsets", expert_offsets)
+    _require_device(op, "w", w, a, "a")
+    _require_device(op, "expert_offsets", expert_offsets, a, "a")
+    if row_index is not None:
+        _require_contiguous(op, "row_index", row_index)
+        _require_device(op, "row_index", row_index, a, "a")
+    return num_rows, num_columns // gates
+
+
+def combine(
+    rows: torch.Tensor, topk_weights: torch.Tensor, row_position: torch.Tensor
+) -> tuple[int, int]:
+    """Check the arguments of `combine`; return the shape [T, H]."""
+    op = "combine"
+    _require_dtype(op, "rows", rows, _ACTIVATIONS)
+    _require_dtype(op, "topk_weights", topk_weights, (torch.float32,))
+    _require_dtype(op, "row_position", row_position, (torch.int32,))
+    _require_shape(op, "rows", rows, ("M", "H"))
+    _require_shape(op, "topk_weights", topk_weights, ("T", "k"))
+    _require_shape(op, "row_position", row_position, tuple(topk_weights.shape))
+    _require_multiple(op, "rows", -1, rows.size(1), _ROW_MULTIPLE)
+    _require_rows(op, "rows", rows.size(0))
+    _require_choices(op, row_position, "row_position")
+    _require_row_strides(op, "rows", rows)
+    for name, routing in (("topk_weights", topk_weights), ("row_position", row_position)):
+        _require_contiguous(op, name, routing)
+        _require_device(op, name, routing, rows, "rows")
+    return topk_weights.size(0), rows.size(1)
+
+
+def _require_dtype(
+    op: str, name: str, tensor: torch.Tensor, allowed: Sequence[torch.dtype]
+) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in allowed:
+        names = " or ".join(_dtype_name(dtype) for dtype in allowed)
+        raise TypeError(f"{op}: {name} must be {names}, got {_dtype_name(tensor.dtype)}")
+
+
+def _require_shape(op: str, name: str, tensor: torch.Tensor, shape: Sequence[Size]) -> None:
+    matches = tensor.dim() == len(shape) and all(
+        isinstance(wanted, str) or wanted == size
+        for wanted, size in zip(shape, tensor.shape, strict=True)
+    )
+    if not matches:
+        wanted_shape = ", ".join(str(size) for size in shape)
+        raise ValueError(
+            f"{op}: {name} must have shape [{wanted_shape}], got {_list(tensor.shape)}"
+        )
+
+
+def _require_num_experts(op: str, name: str, num_experts: int) -> None:
+    if not 1 <= num_experts <= MAX_EXPERTS:
+        raise ValueError(f"{op}: {name} must have 1 to {MAX_EXPERTS} experts, got {num_experts}")
+
+
+def _require_multiple(op: str, name: str, dim: int, size: int, multiple: int) -> None:
+    if size < multiple or size % multiple != 0:
+        where = "last dimension" if dim == -1 else f"dimension {dim}"
+        raise ValueError(
+            f"{op}: {name} must have a {where} that is a positive multiple of {multiple}, "
+            f"got {size}"
+        )
+
+
+def _require_choices(op: str, ids: torch.Tensor, name: str = "topk_ids") -> None:
+    if ids.size(1) < 1:
+        raise ValueError(f"{op}: {name} must have at least one column, got {_list(ids.shape)}")
+    _require_rows(op, name, ids.numel())
+
+
+def _require_rows(op: str, name: str, num_rows: int) -> None:
+    # A symbolic number of rows is no int: a limit here would become a guard of the caller's graph.
+    if isinstance(num_rows, int) and num_rows > _MAX_ROWS:
+        raise ValueError(f"{op}: {name} must make at most {_MAX_ROWS} rows, got {num_rows}")
+
+
+def _require_int(
+    op: str, name: str, value: int, low: int, high: int, high_meaning: str = ""
+) -> None:
+    if not low <= value <= high:
+        meaning = f" ({high_meaning})" if high_meaning else ""
+        raise ValueError(f"{op}: {name} must be between {low} and {high}{meaning}, got {value}")
+
+
+def _require_row_strides(op: str, name: str, tensor: torch.Tensor) -> None:
+    if tensor.stride(-1) != 1:
+        raise ValueError(
+            f"{op}: {name} must have a contiguous last dimension, "
+            f"got strides {_list(tensor.stride())}"
+        )
+    for dim in range(tensor.dim() - 1):
+        # The stride of a dimension with one element leads nowhere.
+        if tensor.stride(dim) % _ROW_MULTIPLE != 0 and tensor.size(dim) > 1:
+            raise ValueError(
+                f"{op}: {name} must have strides that are multiples of {_ROW_MULTIPLE} elements, "
+                f"got strides {_list(tensor.stride())}"
+            )
+
+
+def _require_contiguous(op: str, name: str, tensor: torch.Tensor) -> None:
+    if not tensor.is_contiguous():
+        raise ValueError(f"{op}: {name} must be contiguous, got strides {_list(tensor.stride())}")
+
+
+def _require_device(
+    op: str, name: str, tensor: torch.Tensor, leader: torch.Tensor, leader_name: str
+) -> None:
+    if tensor.device != leader.device:
+        raise ValueError(
+            f"{op}: {name} must be on {leader.device} like {leader_name}, got {tensor.device}"
+        )
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _list(sizes: Sequence[int]) -> str:
+    return "[" + ", ".join(str(size) for size in sizes) + "]"

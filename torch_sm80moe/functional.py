@@ -1,0 +1,508 @@
+"""The public functions. Each calls its operator; the shape rules live in `_shapes.py`.
+
+An operator checks its own arguments (in C++ for CUDA tensors), so the way in costs nothing here.
+When it refuses, the rules are asked why: that turns the refusal into a ValueError or a TypeError.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from torch_sm80moe import _ops, _settings, _shapes
+
+
+class Tactic(NamedTuple):
+    """One row of the tactic table: how a GEMM kernel is tiled. Sizes are in elements."""
+
+    id: int
+    cta_m: int
+    cta_n: int
+    cta_k: int
+    warps_m: int
+    warps_n: int
+    stages: int
+    smem_bytes: int
+
+
+def fused_moe(
+    hidden_states: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    *,
+    tactic_w13: int = -1,
+    tactic_w2: int = -1,
+) -> torch.Tensor:
+    """Run the experts that the router chose, and sum their outputs by its weights.
+
+    `out[t] = sum_j topk_weights[t, j] * (silu(x[t] @ gate_e.T) * (x[t] @ up_e.T)) @ w2_e.T` with
+    `x = hidden_states`, `e = topk_ids[t, j]` and `gate_e, up_e = w13[e, :I], w13[e, I:]`.
+
+    Args:
+        hidden_states: activations `[T, H]`, float16 or bfloat16, H a multiple of 8. The last
+            dimension is contiguous; other strides are multiples of 8 elements. On a GPU the data
+            begins at a multiple of 16 bytes.
+        w13: gate and up weights `[E, 2I, H]`: the I gate rows of an expert, then its I up rows;
+            dtype, device and layout rules of `hidden_states`; E up to 1024, I a multiple of 8.
+        w2: down weights `[E, H, I]`; the same rules.
+        topk_weights: router weights `[T, k]`, float32, contiguous, same device.
+        topk_ids: expert ids `[T, k]`, int32 or int64, contiguous, same device. An id outside
+            `[0, E)` contributes nothing; repeated ids count each time.
+        tactic_w13: id of the tactic of the first GEMM; -1 selects one by the problem's size.
+        tactic_w2: the same for the second GEMM.
+
+    Returns:
+        `[T, H]`, dtype of `hidden_states`, contiguous, freshly allocated; empty if T is 0.
+
+    Raises:
+        ValueError: a shape, stride, device or range is wrong.
+        TypeError: a dtype is wrong, or an argument is no tensor.
+        RuntimeError: an input requires grad while grad mode is on; the data is not aligned; the
+            device or driver cannot run the kernels.
+
+    Numerics:
+        fp32 accumulation. The product silu(gate) * up, each expert's row and the output are rounded
+        once each to the dtype; the sum over k is in fp32, in the order of j. Bit-identical from
+        run to run. Tolerances against `reference.fused_moe` are in `torch_sm80moe.testing`.
+
+    Behaviour:
+        Runs on the current stream of the tensors' device, does not synchronise, may be captured
+        in a CUDA graph. No autograd. Workspace: `T * k * (I + H)` elements of the dtype and
+        `3 * T * k + E + 1` int32, from torch's allocator.
+
+    Source:
+        `kernels/ops/`; the specification is `reference.fused_moe`.
+
+    Example:
+        >>> x, w13, w2 = (torch.randn(*s).bfloat16() for s in ((3, 64), (4, 64, 64), (4, 64, 32)))
+        >>> fused_moe(x, w13, w2, *topk_route(torch.randn(3, 4), top_k=2)).shape
+        torch.Size([3, 64])
+    """
+    _refuse_gradients("fused_moe", hidden_states, w13, w2, topk_weights)
+    if _settings.CHECK_IDS:
+        _check_ids("fused_moe", topk_ids, w13.size(0))
+    try:
+        return _ops.fused_moe(
+            hidden_states,
+            w13,
+            w2,
+            topk_weights,
+            topk_ids,
+            tactic_w13=tactic_w13,
+            tactic_w2=tactic_w2,
+        )
+    except RuntimeError:
+        _shapes.fused_moe(hidden_states, w13, w2, topk_weights, topk_ids)
+        _require_kernels("fused_moe", "hidden_states", hidden_states)
+        raise
+
+
+def fused_moe_out(
+    hidden_states: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    tactic_w13: int = -1,
+    tactic_w2: int = -1,
+) -> torch.Tensor:
+    """Run `fused_moe` into the caller's tensor: `out[t]` as in `fused_moe`.
+
+    Args:
+        hidden_states: as in `fused_moe`.
+        w13: as in `fused_moe`.
+        w2: as in `fused_moe`.
+        topk_weights: as in `fused_moe`.
+        topk_ids: as in `fused_moe`.
+        out: `[T, H]`, dtype, device and layout rules of `hidden_states`; rows do not overlap, and
+            no memory is shared with an input. Every element is written.
+        tactic_w13: as in `fused_moe`.
+        tactic_w2: as in `fused_moe`.
+
+    Returns:
+        `out` itself.
+
+    Raises:
+        ValueError: as in `fused_moe`; nothing was written.
+        TypeError: as in `fused_moe`; nothing was written.
+        RuntimeError: as in `fused_moe`.
+
+    Numerics:
+        Bit-identical to `fused_moe`.
+
+    Behaviour:
+        As `fused_moe`.
+
+    Source:
+        `kernels/ops/`; the specification is `reference.fused_moe`.
+
+    Example:
+        >>> x, w13, w2 = (torch.ones(*s).half() for s in ((3, 64), (4, 64, 64), (4, 64, 32)))
+        >>> out = torch.empty_like(x)
+        >>> fused_moe_out(x, w13, w2, *topk_route(torch.randn(3, 4), top_k=2), out) is out
+        True
+    """
+    _refuse_gradients("fused_moe_out", hidden_states, w13, w2, topk_weights, out)
+    if _settings.CHECK_IDS:
+        _check_ids("fused_moe_out", topk_ids, w13.size(0))
+    try:
+        _ops.fused_moe_out(
+            hidden_states,
+            w13,
+            w2,
+            topk_weights,
+            topk_ids,
+            out,
+            tactic_w13=tactic_w13,
+            tactic_w2=tactic_w2,
+        )
+    except RuntimeError:
+        _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out)
+        _require_kernels("fused_moe_out", "hidden_states", hidden_states)
+        raise
+    return out
+
+
+def topk_route(
+    router_logits: torch.Tensor, top_k: int, *, renormalize: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose the k experts of each token with the largest probability.
+
+    `p = softmax(router_logits[t])`, `topk_ids[t]` = the k largest in falling order, ties to the
+    lowest index, `topk_weights[t] = p[topk_ids[t]]`, divided by their sum if `renormalize`.
+
+    Args:
+        router_logits: `[T, E]`, float32, float16 or bfloat16, contiguous, E up to 1024. NaN counts
+            as minus infinity.
+        top_k: experts per token, 1 to E.
+        renormalize: whether the k weights of a token sum to one.
+
+    Returns:
+        `topk_weights [T, k]` float32 and `topk_ids [T, k]` int32, freshly allocated.
+
+    Raises:
+        ValueError: a shape, stride or range is wrong.
+        TypeError: the dtype is wrong.
+        RuntimeError: the logits require grad while grad mode is on, or the device or driver cannot
+            run the kernels.
+
+    Numerics:
+        Softmax and division in fp32. Bit-identical from run to run.
+
+    Behaviour:
+        Current stream, no synchronisation, CUDA-graph safe, no autograd, no workspace.
+
+    Source:
+        `kernels/routing/`; the specification is `reference.topk_route`.
+
+    Example:
+        >>> topk_route(torch.tensor([[0.0, 2.0, 1.0]]), top_k=2)[1]
+        tensor([[1, 2]], dtype=torch.int32)
+    """
+    _refuse_gradients("topk_route", router_logits)
+    try:
+        weights, ids = _ops.topk_route(router_logits, top_k, renormalize)
+    except RuntimeError:
+        _shapes.topk_route(router_logits, top_k)
+        _require_kernels("topk_route", "router_logits", router_logits)
+        raise
+    return weights, ids
+
+
+def sort_by_expert(
+    topk_ids: torch.Tensor, num_experts: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Order the pairs (token, choice) by expert, keeping their order within an expert.
+
+    Pair `p = t * k + j`; expert e owns rows `expert_offsets[e]` to `expert_offsets[e + 1]`, row m
+    holds pair `row_index[m]`, and pair p lies in row `row_position[t, j]`.
+
+    Args:
+        topk_ids: `[T, k]`, int32 or int64, contiguous. Ids outside `[0, num_experts)` get no row.
+        num_experts: E, 1 to 1024.
+
+    Returns:
+        `expert_offsets [E + 1]`, `row_index [T * k]` (-1 in rows that no pair has) and
+        `row_position [T, k]` (-1 for an invalid id); int32, freshly allocated.
+
+    Raises:
+        ValueError: a shape, stride or range is wrong.
+        TypeError: the dtype is wrong.
+        RuntimeError: the device or driver cannot run the kernels.
+
+    Numerics:
+        Exact; the sort is stable.
+
+    Behaviour:
+        Current stream, no synchronisation, CUDA-graph safe; nothing to differentiate.
+
+    Source:
+        `kernels/routing/`; the specification is `reference.sort_by_expert`.
+
+    Example:
+        >>> sort_by_expert(torch.tensor([[1, 0], [1, 9]]), 2)[0]
+        tensor([0, 1, 3], dtype=torch.int32)
+    """
+    if _settings.CHECK_IDS:
+        _check_ids("sort_by_expert", topk_ids, num_experts)
+    try:
+        offsets, row_index, row_position = _ops.sort_by_expert(topk_ids, num_experts)
+    except RuntimeError:
+        _shapes.sort_by_expert(topk_ids, num_experts)
+        _require_kernels("sort_by_expert", "topk_ids", topk_ids)
+        raise
+    return offsets, row_index, row_position
+
+
+def grouped_gemm(
+    a: torch.Tensor,
+    w: torch.Tensor,
+    expert_offsets: torch.Tensor,
+    row_index: torch.Tensor | None = None,
+    *,
+    top_k: int = 1,
+    epilogue: str = "none",
+    tactic: int = -1,
+) -> torch.Tensor:
+    """Multiply each expert's rows by its weights: a GEMM whose groups are ragged.
+
+    `out[m] = epilogue(a[s] @ w[e].T)` for m in `[expert_offsets[e], expert_offsets[e + 1])`, with
+    `s = row_index[m] // top_k` if `row_index` is given and `s = m` otherwise. The epilogue "none"
+    leaves the N columns as they are; "swiglu" takes the first N / 2 as gate and the others as up
+    and returns `silu(gate) * up`.
+
+    Args:
+        a: rows `[S, K]`, float16 or bfloat16, K a multiple of 8; last dimension contiguous, other
+            strides multiples of 8 elements, and on a GPU data at a multiple of 16 bytes.
+        w: weights `[E, N, K]`; dtype, device and layout rules of `a`; N a multiple of 8 (16 for
+            "swiglu"); E up to 1024.
+        expert_offsets: `[E + 1]`, int32, contiguous; rises from 0 to at most M.
+        row_index: `[M]`, int32, contiguous, entries of covered rows in `[0, S * top_k)`; None means
+            that row m reads `a[m]`, and M = S.
+        top_k: how many consecutive pairs share a row of `a`; at least 1.
+        epilogue: "none" or "swiglu".
+        tactic: id of the tactic; -1 selects one by the problem's size.
+
+    Returns:
+        `[M, N]` or `[M, N / 2]`, dtype of `a`, freshly allocated. Rows that the offsets do not cover
+        are zero.
+
+    Raises:
+        ValueError: a shape, stride, device or range is wrong.
+        TypeError: a dtype is wrong.
+        RuntimeError: an input requires grad while grad mode is on; the data is not aligned; the
+            device or driver cannot run the kernels.
+
+    Numerics:
+        fp32 accumulation and epilogue, one rounding. Bit-identical from run to run.
+
+    Behaviour:
+        Current stream, no synchronisation, CUDA-graph safe, no autograd, no workspace.
+
+    Source:
+        `kernels/gemm/`; the specification is `reference.grouped_gemm`.
+
+    Example:
+        >>> a, w = torch.ones(3, 8).half(), torch.ones(2, 8, 8).half()
+        >>> grouped_gemm(a, w, torch.tensor([0, 1, 2], dtype=torch.int32)).sum(1).tolist()
+        [64.0, 64.0, 0.0]
+    """
+    _refuse_gradients("grouped_gemm", a, w)
+    number = _epilogue_number("grouped_gemm", epilogue)
+    try:
+        return _ops.grouped_gemm(
+            a, w, expert_offsets, row_index, top_k=top_k, epilogue=number, tactic=tactic
+        )
+    except RuntimeError:
+        _shapes.grouped_gemm(a, w, expert_offsets, row_index, top_k, number)
+        _require_kernels("grouped_gemm", "a", a)
+        raise
+
+
+def combine(
+    rows: torch.Tensor, topk_weights: torch.Tensor, row_position: torch.Tensor
+) -> torch.Tensor:
+    """Sum each token's rows by the router's weights.
+
+    `out[t] = sum_j topk_weights[t, j] * rows[row_position[t, j]]`.
+
+    Args:
+        rows: `[M, H]`, float16 or bfloat16, H a multiple of 8; last dimension contiguous, row
+            stride a multiple of 8 elements, and on a GPU data at a multiple of 16 bytes.
+        topk_weights: `[T, k]`, float32, contiguous, same device.
+        row_position: `[T, k]`, int32, contiguous, same device. A position outside `[0, M)`
+            contributes nothing.
+
+    Returns:
+        `[T, H]`, dtype of `rows`, freshly allocated.
+
+    Raises:
+        ValueError: a shape, stride or device is wrong.
+        TypeError: a dtype is wrong.
+        RuntimeError: an input requires grad while grad mode is on; the data is not aligned; the
+            device or driver cannot run the kernels.
+
+    Numerics:
+        fp32 sum in the order of j, one rounding. Bit-identical from run to run.
+
+    Behaviour:
+        Current stream, no synchronisation, CUDA-graph safe, no autograd, no workspace.
+
+    Source:
+        `kernels/routing/`; the specification is `reference.combine`.
+
+    Example:
+        >>> position = torch.tensor([[1, -1]], dtype=torch.int32)
+        >>> combine(torch.eye(2, 8).half(), torch.full((1, 2), 0.5), position)[0, :3].tolist()
+        [0.0, 0.5, 0.0]
+    """
+    _refuse_gradients("combine", rows, topk_weights)
+    try:
+        return _ops.combine(rows, topk_weights, row_position)
+    except RuntimeError:
+        _shapes.combine(rows, topk_weights, row_position)
+        _require_kernels("combine", "rows", rows)
+        raise
+
+
+def tactic_table() -> list[Tactic]:
+    """List the tactics that the installed kernels were compiled for.
+
+    Returns:
+        One `Tactic` a row, in the order of the ids; empty without CUDA kernels.
+
+    Raises:
+        Nothing.
+
+    Behaviour:
+        Reads a table on the host; no device is touched.
+
+    Source:
+        `kernels/gemm/tactics.h`.
+
+    Example:
+        >>> [tactic.id for tactic in tactic_table()] == list(range(len(tactic_table())))
+        True
+    """
+    return [Tactic(i, *row) for i, row in enumerate(_ops.tactic_table().tolist())]
+
+
+def select_tactic(
+    num_rows: int,
+    num_experts: int,
+    n: int,
+    k: int,
+    *,
+    epilogue: str = "none",
+    device: torch.device | str | int | None = None,
+) -> int:
+    """Return the tactic that -1 means for a grouped GEMM of this size.
+
+    Args:
+        num_rows: M, the rows of all experts together.
+        num_experts: E.
+        n: N, rows of an expert's weight (gate and up together for "swiglu").
+        k: K, the depth of the sum.
+        epilogue: "none" or "swiglu".
+        device: a CUDA device; None means the current one.
+
+    Returns:
+        The id of a row of `tactic_table`.
+
+    Raises:
+        ValueError: the epilogue is unknown, or the device is no CUDA device.
+        RuntimeError: there are no CUDA kernels, or the device or driver cannot run them.
+
+    Behaviour:
+        Decided on the host from the sizes and the device's properties; nothing is measured.
+
+    Source:
+        `kernels/gemm/select_tactic.cpp`.
+
+    Example:
+        >>> select_tactic(8, 64, 2048, 2048)  # doctest: +SKIP
+        0
+    """
+    number = _epilogue_number("select_tactic", epilogue)
+    chosen: int = _ops.select_tactic(
+        num_rows, num_experts, n, k, number, _cuda_index("select_tactic", device)
+    )
+    return chosen
+
+
+def configure(*, shared_memory_limit: int = 0) -> None:
+    """Limit the shared memory of the kernels in this process, as if the GPU had less.
+
+    Args:
+        shared_memory_limit: bytes that a thread block may use; 0 means what the device has. With
+            `99 * 1024` a larger GPU chooses among the tactics of SM86 and SM89.
+
+    Returns:
+        Nothing.
+
+    Raises:
+        ValueError: the limit is negative.
+
+    Behaviour:
+        Holds for every later call in the process; `SM80MOE_SHARED_MEMORY_LIMIT` sets it at import.
+
+    Source:
+        `kernels/gemm/select_tactic.cpp`.
+
+    Example:
+        >>> configure(shared_memory_limit=0)
+    """
+    if shared_memory_limit < 0:
+        raise ValueError(
+            f"configure: shared_memory_limit must be 0 or more bytes, got {shared_memory_limit}"
+        )
+    _ops.configure(shared_memory_limit)
+
+
+def _refuse_gradients(op: str, *inputs: torch.Tensor) -> None:
+    if torch.is_grad_enabled() and any(
+        isinstance(tensor, torch.Tensor) and tensor.requires_grad for tensor in inputs
+    ):
+        raise RuntimeError(
+            f"{op}: inputs must not require grad because there is no backward, got one that does "
+            "(call it under torch.no_grad() or torch.inference_mode())"
+        )
+
+
+def _require_kernels(op: str, name: str, tensor: torch.Tensor) -> None:
+    if tensor.is_cuda and not _ops.HAS_KERNELS:
+        raise RuntimeError(
+            f"{op}: {name} must be on the CPU because this installation has no CUDA kernels, "
+            f"got {tensor.device}"
+        )
+
+
+def _check_ids(op: str, topk_ids: torch.Tensor, num_experts: int) -> None:
+    # The values are unknown while a graph is captured or compiled.
+    if torch.compiler.is_compiling() or topk_ids.numel() == 0:
+        return
+    low, high = (int(bound) for bound in topk_ids.aminmax())
+    if low < 0 or high >= num_experts:
+        worst = low if low < 0 else high
+        raise ValueError(f"{op}: topk_ids must be in [0, {num_experts}), got {worst}")
+
+
+def _epilogue_number(op: str, epilogue: str) -> int:
+    if epilogue not in _shapes.EPILOGUES:
+        names = " or ".join(f'"{name}"' for name in _shapes.EPILOGUES)
+        raise ValueError(f"{op}: epilogue must be {names}, got {epilogue!r}")
+    return _shapes.EPILOGUES.index(epilogue)
+
+
+def _cuda_index(op: str, device: torch.device | str | int | None) -> int:
+    if not _ops.HAS_KERNELS:
+        return 0  # The operator refuses by itself; asking for the current device would fail first.
+    chosen = torch.device("cuda" if device is None else device)
+    if chosen.type != "cuda":
+        raise ValueError(f"{op}: device must be a CUDA device, got {chosen}")
+    return torch.cuda.current_device() if chosen.index is None else chosen.index
