@@ -3,7 +3,9 @@
 Importing registers the operators and touches no GPU.
 """
 
-from torch_sm80moe import _cpu, _fake, reference
+from torch_sm80moe import _cpu as _cpu  # registers the CPU implementations
+from torch_sm80moe import _fake as _fake  # registers the fakes
+from torch_sm80moe import reference
 from torch_sm80moe._version import __version__
 from torch_sm80moe.functional import (
     Tactic,

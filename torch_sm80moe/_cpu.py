@@ -8,7 +8,8 @@ the order in which threads finish.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,9 +17,11 @@ from torch_sm80moe import _ops, _shapes
 
 _NO_TACTIC = -1
 
+_Implementation = TypeVar("_Implementation", bound=Callable[..., Any])
 
-def _cpu(operator: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def register(implementation: Callable[..., Any]) -> Callable[..., Any]:
+
+def _cpu(operator: str) -> Callable[[_Implementation], _Implementation]:
+    def register(implementation: _Implementation) -> _Implementation:
         _ops.LIBRARY.impl(operator, implementation, "CPU")
         return implementation
 
@@ -107,7 +110,7 @@ def grouped_gemm(
     _require_no_tactic("grouped_gemm", tactic=tactic)
     out = a.new_zeros(shape)
     offsets = expert_offsets.tolist()
-    for expert, (begin, end) in enumerate(zip(offsets, offsets[1:], strict=False)):
+    for expert, (begin, end) in enumerate(pairwise(offsets)):
         if begin < end:
             rows = a[begin:end]
             if row_index is not None:
@@ -152,7 +155,7 @@ def _layer(
 
 def _swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     gate, up = gate_up.chunk(2, dim=-1)
-    return torch.nn.functional.silu(gate) * up
+    return gate * torch.sigmoid(gate) * up
 
 
 def _require_no_tactic(op: str, **tactics: int) -> None:

@@ -17,7 +17,8 @@ _NUM_TACTICS = _ops.tactic_table().size(0)
 
 
 def _fake(operator: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return torch.library.register_fake(_ops.qualified_name(operator), lib=_ops.LIBRARY)
+    name = _ops.qualified_name(operator)
+    return lambda function: torch.library.register_fake(name, function, lib=_ops.LIBRARY)
 
 
 @_fake("fused_moe")

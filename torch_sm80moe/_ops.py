@@ -7,6 +7,7 @@ sees the same operators either way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +79,17 @@ def overload(operator: str) -> Any:
     return getattr(getattr(torch.ops, NAMESPACE), operator).default
 
 
-fused_moe = overload("fused_moe")
-fused_moe_out = overload("fused_moe_out")
-topk_route = overload("topk_route")
-sort_by_expert = overload("sort_by_expert")
-grouped_gemm = overload("grouped_gemm")
-combine = overload("combine")
-tactic_table = overload("tactic_table")
-select_tactic = overload("select_tactic")
-configure = overload("configure")
+Tensors = tuple[torch.Tensor, ...]
+
+fused_moe: Callable[..., torch.Tensor] = overload("fused_moe")
+fused_moe_out: Callable[..., None] = overload("fused_moe_out")
+topk_route: Callable[..., Tensors] = overload("topk_route")
+sort_by_expert: Callable[..., Tensors] = overload("sort_by_expert")
+grouped_gemm: Callable[..., torch.Tensor] = overload("grouped_gemm")
+combine: Callable[..., torch.Tensor] = overload("combine")
+tactic_table: Callable[[], torch.Tensor] = overload("tactic_table")
+select_tactic: Callable[..., int] = overload("select_tactic")
+configure: Callable[[int], None] = overload("configure")
 
 if _settings.SHARED_MEMORY_LIMIT:
     configure(_settings.SHARED_MEMORY_LIMIT)

@@ -1,3 +1,3 @@
-"""The version of the package, written once; the build reads it from here without importing torch."""
+"""The version of the package, written once; the build reads this file without torch."""
 
 __version__ = "0.1.0"

@@ -289,8 +289,8 @@ def grouped_gemm(
         tactic: id of the tactic; -1 selects one by the problem's size.
 
     Returns:
-        `[M, N]` or `[M, N / 2]`, dtype of `a`, freshly allocated. Rows that the offsets do not cover
-        are zero.
+        `[M, N]` or `[M, N / 2]`, dtype of `a`, freshly allocated. Rows that the offsets do not
+        cover are zero.
 
     Raises:
         ValueError: a shape, stride, device or range is wrong.
@@ -429,10 +429,8 @@ def select_tactic(
         0
     """
     number = _epilogue_number("select_tactic", epilogue)
-    chosen: int = _ops.select_tactic(
-        num_rows, num_experts, n, k, number, _cuda_index("select_tactic", device)
-    )
-    return chosen
+    index = _cuda_index("select_tactic", device)
+    return _ops.select_tactic(num_rows, num_experts, n, k, number, index)
 
 
 def configure(*, shared_memory_limit: int = 0) -> None:
@@ -465,13 +463,15 @@ def configure(*, shared_memory_limit: int = 0) -> None:
 
 
 def _refuse_gradients(op: str, *inputs: torch.Tensor) -> None:
-    if torch.is_grad_enabled() and any(
-        isinstance(tensor, torch.Tensor) and tensor.requires_grad for tensor in inputs
-    ):
-        raise RuntimeError(
-            f"{op}: inputs must not require grad because there is no backward, got one that does "
-            "(call it under torch.no_grad() or torch.inference_mode())"
-        )
+    if not torch.is_grad_enabled():
+        return
+    for tensor in inputs:
+        # The operator itself refuses what is no tensor.
+        if getattr(tensor, "requires_grad", False):
+            raise RuntimeError(
+                f"{op}: inputs must not require grad because there is no backward, got one that "
+                "does (call it under torch.no_grad() or torch.inference_mode())"
+            )
 
 
 def _require_kernels(op: str, name: str, tensor: torch.Tensor) -> None:
