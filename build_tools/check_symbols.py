@@ -11,7 +11,7 @@ _ALLOWED = re.compile(r"^(aoti_torch_\w+|torch_\w+|.+@(GLIBC|GLIBCXX|CXXABI|GCC)
 
 def undefined_symbols(library: Path) -> dict[str, str]:
     """Name -> kind of every undefined dynamic symbol; kind `w` is weak, `U` is required."""
-    command = ["nm", "-D", "--undefined-only", library]
+    command = ["nm", "-D", "--undefined-only", str(library)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return {name: kind for kind, name in (line.split() for line in text.splitlines())}
 

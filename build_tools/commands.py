@@ -82,7 +82,7 @@ def _write_build_info(package: Path, version: str) -> None:
 
 def _commit() -> str | None:
     """The commit of the tree; None in an unpacked sdist."""
-    command = ["git", "-C", ROOT, "rev-parse", "HEAD"]
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     if not Path(ROOT, ".git").exists() or shutil.which("git") is None:
         return None
     found = subprocess.run(command, capture_output=True, text=True)

@@ -8,36 +8,36 @@ from pathlib import Path
 from build_tools import environment, ninja_file
 from build_tools.check_symbols import unresolved_symbols
 from build_tools.environment import BuildError
-from build_tools.toolchain import Toolchain, find_toolchain
+from build_tools.toolchain import find_toolchain
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "torch_sm80moe"
 # One folder for every Python and every torch, because the library depends on neither.
 BUILD = ROOT / "build" / "native"
 LIBRARY = BUILD / "_C.so"
+_NINJA_FILE = BUILD / "build.ninja"
 
 
 def build_library() -> Path:
     """Bring the library up to date and return its path; raises BuildError if that fails."""
-    toolchain = prepare()
-    command = [toolchain.ninja, "-C", BUILD, "-j", str(environment.max_jobs())]
-    if subprocess.run(command).returncode != 0:
-        raise BuildError("build: compiling the kernels failed, see the first error above")
+    if subprocess.run(ninja_command("-j", str(environment.max_jobs()))).returncode != 0:
+        raise BuildError("build: the kernels must compile, see the first error above")
     # The stub of libtorch.so leaves every symbol unresolved, so ld cannot tell ours from torch's.
     missing = unresolved_symbols(LIBRARY)
     if missing:
-        raise BuildError(f"build: every symbol must be defined or torch's, got {missing}")
+        raise BuildError(f"build: every symbol must be defined here or be torch's, got {missing}")
     return LIBRARY
 
 
-def prepare() -> Toolchain:
-    """Write what ninja reads: the generated sources and build.ninja."""
+def ninja_command(*arguments: str) -> list[str]:
+    """A call of ninja, after writing what it reads: the generated sources and build.ninja."""
     toolchain = find_toolchain()
     schemas = runpy.run_path(str(PACKAGE / "_schemas.py"))["SCHEMAS"]
     _write_if_changed(BUILD / "generated" / "schemas.inc", _schema_definitions(schemas))
-    text = ninja_file.ninja_file(toolchain, environment.architectures(), ROOT / "kernels", BUILD)
-    _write_if_changed(BUILD / "build.ninja", text)
-    return toolchain
+    build = BUILD.relative_to(ROOT).as_posix()
+    text = ninja_file.ninja_file(toolchain, environment.architectures(), ROOT, build)
+    _write_if_changed(_NINJA_FILE, text)
+    return [str(toolchain.ninja), "-C", str(ROOT), "-f", str(_NINJA_FILE), *arguments]
 
 
 def _schema_definitions(schemas: tuple[str, ...]) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from build_tools import environment, flags
 from build_tools.environment import BuildError
 
-# The compiler from PyPI. With fewer extras pip mixes versions that do not work together. 13.0, since
-# its binaries run on every driver of CUDA 13.
+# The compiler from PyPI. With fewer extras pip mixes versions that do not work together; 13.0's
+# binaries run on every driver of CUDA 13.
 CUDA_COMPILER = "cuda-toolkit[nvcc,crt,nvvm,cudart,cccl]==13.0.2"
 
 NO_NVCC = (
