@@ -16,6 +16,7 @@ import torch
 from torch_sm80moe import _ops, _shapes
 
 _NO_TACTIC = -1
+_FLOAT_MIN, _FLOAT_MAX = torch.finfo(torch.float32).min, torch.finfo(torch.float32).max
 
 _Implementation = TypeVar("_Implementation", bound=Callable[..., Any])
 
@@ -66,7 +67,7 @@ def topk_route(
     router_logits: torch.Tensor, top_k: int, renormalize: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _shapes.topk_route(router_logits, top_k)
-    logits = router_logits.float().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    logits = router_logits.float().nan_to_num(nan=_FLOAT_MIN, posinf=_FLOAT_MAX, neginf=_FLOAT_MIN)
     # A stable sort keeps equal logits in the order of their index; torch.topk promises no order.
     ids = logits.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
     weights = logits.softmax(dim=-1).gather(-1, ids)

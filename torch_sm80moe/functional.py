@@ -171,14 +171,15 @@ def fused_moe_out(
 def topk_route(
     router_logits: torch.Tensor, top_k: int, *, renormalize: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose the k experts of each token with the largest probability.
+    """Choose the k most probable experts of each token.
 
-    `p = softmax(router_logits[t])`, `topk_ids[t]` = the k largest in falling order, ties to the
-    lowest index, `topk_weights[t] = p[topk_ids[t]]`, divided by their sum if `renormalize`.
+    `p = softmax(router_logits[t])`, `topk_ids[t]` = the k largest logits in falling order, ties to
+    the lowest index, `topk_weights[t] = p[topk_ids[t]]`, divided by their sum if `renormalize`.
 
     Args:
-        router_logits: `[T, E]`, float32, float16 or bfloat16, contiguous, E up to 1024. NaN counts
-            as minus infinity.
+        router_logits: `[T, E]`, float32, float16 or bfloat16, contiguous, E up to 1024. NaN and
+            infinities count as the finite float32 of largest size, NaN as the negative one, so
+            that every weight is a number.
         top_k: experts per token, 1 to E.
         renormalize: whether the k weights of a token sum to one.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -57,7 +59,7 @@ class FusedMoE(nn.Module):
         """Make a layer with random weights, scaled so that activations keep their size."""
 
         def random(*shape: int) -> torch.Tensor:
-            return torch.randn(shape, dtype=dtype, device=device) * shape[-1] ** -0.5
+            return torch.randn(shape, dtype=dtype, device=device) / math.sqrt(shape[-1])
 
         super().__init__()
         self.top_k = top_k

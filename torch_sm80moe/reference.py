@@ -43,7 +43,8 @@ def topk_route(
     dtype: torch.dtype = torch.float32,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the weights and int32 ids `[T, k]` of the k most probable experts of each token."""
-    logits = torch.where(router_logits.isnan(), -torch.inf, router_logits.to(dtype))
+    limits = torch.finfo(torch.float32)
+    logits = router_logits.to(dtype).nan_to_num(limits.min, limits.max, limits.min)
     ids = logits.argsort(dim=-1, descending=True, stable=True)[:, :top_k]
     weights = torch.softmax(logits, dim=-1).gather(-1, ids)
     if renormalize:

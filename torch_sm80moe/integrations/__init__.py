@@ -1,0 +1,1 @@
+"""One file per framework, imported by the user; nothing in the package imports them."""
