@@ -1,0 +1,34 @@
+#pragma once
+// Conversions between fp32 and the two 16-bit types, two or eight elements at a time.
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "common/macros.cuh"
+
+namespace sm80moe {
+
+// Both halves rounded to nearest even; x in the low half.
+SM80MOE_DEVICE uint32_t pack_pair(float x, float y, __nv_bfloat16) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(x, y);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+SM80MOE_DEVICE uint32_t pack_pair(float x, float y, __half) {
+  const __half2 pair = __floats2half2_rn(x, y);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+
+SM80MOE_DEVICE float2 unpack_pair(uint32_t pair, __nv_bfloat16) {
+  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
+}
+SM80MOE_DEVICE float2 unpack_pair(uint32_t pair, __half) {
+  return __half22float2(reinterpret_cast<const __half2&>(pair));
+}
+
+SM80MOE_DEVICE float to_float(float x) { return x; }
+SM80MOE_DEVICE float to_float(__half x) { return __half2float(x); }
+SM80MOE_DEVICE float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+}  // namespace sm80moe

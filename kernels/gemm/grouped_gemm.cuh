@@ -1,0 +1,53 @@
+#pragma once
+// The kernel: scheduler x mainloop x epilogue, composition only.
+
+#include "gemm/epilogue.cuh"
+#include "gemm/mainloop.cuh"
+#include "gemm/reduce_warps.cuh"
+
+namespace sm80moe::gemm {
+
+// Dynamic shared memory: the ring, the accumulators of split reductions, the scheduler's list.
+template <class Config, class T, class Weight, class Epilogue>
+struct GroupedGemmSmem {
+  using Loader = StageLoader<Config, T, Weight, Epilogue>;
+  using Reduction = WarpReduction<Config::kWarpsK, Config::kWarpsM * Config::kWarpsN,
+                                  Config::kMmasM, Config::kMmasN>;
+  static constexpr int kReductionOffset = Loader::kRingBytes;
+  static constexpr int kSchedulerOffset = kReductionOffset + Reduction::kSmemBytes;
+  static constexpr int kFixedBytes = kSchedulerOffset;
+};
+
+template <class Config, class T, class Weight, class Epilogue>
+__global__ void __launch_bounds__(Config::kThreads)
+    grouped_gemm_kernel(const __grid_constant__ GroupedGemmArgs args) {
+  using Smem = GroupedGemmSmem<Config, T, Weight, Epilogue>;
+  using Loader = typename Smem::Loader;
+  using Loop = Mainloop<Config, T, Weight, Epilogue>;
+  extern __shared__ __align__(1024) uint8_t smem[];  // swizzling XORs address bits below a row
+
+  const int out_n = args.n / Epilogue::kWeightRowsPerColumn;
+  const ExpertTileScheduler<Config> scheduler(
+      args, out_n, Loader::kColumnsPerTile, reinterpret_cast<int*>(smem + Smem::kSchedulerOffset));
+  const uint32_t ring = ptx::shared_address(smem);
+  Loader loader(args, scheduler, ring);
+  Loop mainloop(loader, ring);
+
+  const int num_k_tiles = ceil_div(args.k, Config::kCtaK);
+  const int warp = warp_index();
+  ExpertTile tile;
+  for (int index = blockIdx.x; scheduler.tile_at(index, tile); index += gridDim.x) {
+    typename Loop::Accumulator acc = {};
+    mainloop.run(num_k_tiles, tile.m_end - tile.m_begin, acc);
+
+    Smem::Reduction::run(acc, reinterpret_cast<float*>(smem + Smem::kReductionOffset));
+    if (Loop::warp_k(warp) > 0) continue;
+    const int col0 = tile.tile_n * Loader::kColumnsPerTile +
+                     Loop::warp_col(warp) / Epilogue::kWeightRowsPerColumn;
+    store_accumulators<T, Epilogue, Config::kWarpN>(static_cast<T*>(args.out), out_n, acc,
+                                                    tile.m_begin + Loop::warp_row(warp),
+                                                    Loop::kRowStep, tile.m_end, col0);
+  }
+}
+
+}  // namespace sm80moe::gemm

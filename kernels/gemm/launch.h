@@ -1,0 +1,25 @@
+#pragma once
+// What the bindings see: tables of functions, one per tactic. Plain C++, no templates of ours.
+
+#include <cuda_runtime_api.h>
+
+#include "common/device_info.h"
+#include "common/element_type.h"
+#include "gemm/problem.h"
+#include "gemm/tactics.h"
+
+namespace sm80moe::gemm {
+
+using LaunchFn = cudaError_t (*)(const GroupedGemmArgs&, int device, const DeviceInfo&,
+                                 cudaStream_t);
+
+struct LaunchTable {
+  LaunchFn launch[kNumTactics];
+  int smem_bytes[kNumTactics];  // of one CTA, without the scheduler's list
+};
+
+extern const LaunchTable kBf16Store, kBf16Swiglu, kFp16Store, kFp16Swiglu;
+
+const LaunchTable& launch_table_for(ElementType type, EpilogueKind epilogue);
+
+}  // namespace sm80moe::gemm

@@ -1,0 +1,40 @@
+#pragma once
+// Plain data crossing from host to kernel. No Torch, no templates.
+
+#include <cstdint>
+
+namespace sm80moe::gemm {
+
+// out[m, :] = epilogue(A[source(m), :] @ W[e].T)   for m in [expert_offsets[e],
+// expert_offsets[e+1]) source(m) = row_index[m] / top_k, or m when row_index is null. Strides are
+// in elements.
+struct GroupedGemmArgs {
+  const void* a;                  // [num_source_rows, k]
+  const void* w;                  // [num_experts, n, k]
+  const int32_t* row_index;       // [num_rows] or null
+  const int32_t* expert_offsets;  // [num_experts + 1]
+  void* out;  // [num_rows, n] or [num_rows, n / 2], contiguous; see the epilogue
+  int64_t a_row_stride;
+  int64_t w_row_stride;
+  int64_t w_expert_stride;
+  int num_rows;
+  int num_source_rows;
+  int top_k;
+  int num_experts;
+  int n;
+  int k;
+};
+
+enum class EpilogueKind { kStore, kSwiglu };  // the numbers that the operators take
+
+inline constexpr int kMaxExperts = 1024;
+
+// A source row is addressed by a 32-bit count of 16-byte chunks from the tensor's start.
+inline constexpr int64_t kMaxTensorChunks = int64_t{1} << 32;
+
+// Shared memory in which the scheduler keeps its list of experts, beside what the tactic needs.
+constexpr int scheduler_smem_bytes(int num_experts) {
+  return (num_experts + 1) * static_cast<int>(sizeof(int));
+}
+
+}  // namespace sm80moe::gemm

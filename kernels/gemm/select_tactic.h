@@ -1,0 +1,29 @@
+#pragma once
+// Which tactic a GEMM gets: candidates -> estimate -> compare. Host only; measures nothing.
+
+#include "common/device_info.h"
+#include "gemm/launch.h"
+
+namespace sm80moe::gemm {
+
+inline constexpr int kNoTactic = -1;
+
+struct GemmShape {
+  int num_rows;  // rows of all experts together
+  int num_experts;
+  int n, k;
+};
+
+// Shared memory that one CTA of the tactic needs for so many experts.
+int smem_bytes(const LaunchTable& table, int tactic, int num_experts);
+
+// True if that much is to be had on the device.
+bool tactic_fits(const LaunchTable& table, int tactic, int num_experts, const DeviceInfo& info);
+
+// Estimated time of a tactic in microseconds on a nominal SM80 GPU; only comparisons mean anything.
+double estimate_us(const GemmShape& shape, int tactic, int smem_bytes, const DeviceInfo& info);
+
+// The tactic with the least estimate of those that fit, kNoTactic if none does.
+int select_tactic(const GemmShape& shape, const LaunchTable& table, const DeviceInfo& info);
+
+}  // namespace sm80moe::gemm

@@ -1,0 +1,36 @@
+#pragma once
+
+#include "common/math.cuh"
+#include "gemm/tactics.h"
+
+namespace sm80moe::gemm {
+
+// A row of the tactic table as compile-time constants. A warp tile is kMmasM x kMmasN mma tiles;
+// with kWarpsK > 1 the warps also share out the reduction and add up their accumulators at the end.
+template <int kCtaM_, int kCtaN_, int kCtaK_, int kWarpsM_, int kWarpsN_, int kWarpsK_,
+          int kStages_>
+struct TileConfig {
+  static constexpr int kCtaM = kCtaM_, kCtaN = kCtaN_, kCtaK = kCtaK_;
+  static constexpr int kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kWarpsK = kWarpsK_;
+  static constexpr int kStages = kStages_;
+
+  static constexpr int kMmaM = 16, kMmaN = 8, kMmaK = 16;
+  static constexpr int kWarpM = kCtaM / kWarpsM, kWarpN = kCtaN / kWarpsN;
+  static constexpr int kWarpK = kCtaK / kWarpsK;
+  static constexpr int kMmasM = kWarpM / kMmaM, kMmasN = kWarpN / kMmaN, kMmasK = kWarpK / kMmaK;
+  static constexpr int kThreads = kWarpsM * kWarpsN * kWarpsK * kWarpSize;
+
+  static_assert(kCtaM % (kWarpsM * kMmaM) == 0, "warps must tile cta_m in units of 16 rows");
+  static_assert(kCtaN % (kWarpsN * 2 * kMmaN) == 0, "warps must tile cta_n in units of 16 columns");
+  static_assert(is_power_of_two(kMmasN), "a warp's columns must be a power of two of mma tiles");
+  static_assert(kCtaK % (kWarpsK * kMmaK) == 0 && kMmasK % 2 == 0,
+                "fragments are double-buffered: a warp needs an even number of k steps a stage");
+  static_assert(kStages >= 2);
+};
+
+template <int kId>
+using ConfigAt =
+    TileConfig<kTactics[kId].cta_m, kTactics[kId].cta_n, kTactics[kId].cta_k, kTactics[kId].warps_m,
+               kTactics[kId].warps_n, kTactics[kId].warps_k, kTactics[kId].stages>;
+
+}  // namespace sm80moe::gemm

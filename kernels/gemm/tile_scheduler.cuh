@@ -1,0 +1,80 @@
+#pragma once
+
+#include "common/warp.cuh"
+#include "gemm/problem.h"
+
+namespace sm80moe::gemm {
+
+struct ExpertTile {
+  int expert;
+  int m_begin, m_end;  // rows of the grouped output, m_end exclusive and possibly past the tile
+  int tile_n;          // which column tile
+};
+
+// Numbers the tiles of all experts and hands them out, one CTA stride at a time. Expert sizes are
+// read on the device, so the host never synchronizes to learn how many rows each expert received.
+//
+// Within an expert the m tiles are walked fastest, in bands: the CTAs that run together then share
+// a weight tile, and the band's activations still fit in L2 when the next weight tile comes.
+template <class Config>
+class ExpertTileScheduler {
+ public:
+  static constexpr int kMTilesPerBand = 16;
+
+  // All threads of the CTA call; `m_tiles_before` is theirs to share, scheduler_smem_bytes() long.
+  SM80MOE_DEVICE ExpertTileScheduler(const GroupedGemmArgs& args, int out_n, int columns_per_tile,
+                                     int* m_tiles_before)
+      : args_(args), tiles_n_(ceil_div(out_n, columns_per_tile)), m_tiles_before_(m_tiles_before) {
+    for (int e = threadIdx.x; e < args.num_experts; e += Config::kThreads)
+      m_tiles_before[e] = ceil_div(rows_end(e) - rows_begin(e), Config::kCtaM);
+    __syncthreads();
+    if (warp_index() == 0) warp_exclusive_scan(m_tiles_before, args.num_experts);
+    __syncthreads();
+    num_tiles_ = m_tiles_before[args.num_experts] * tiles_n_;
+  }
+
+  SM80MOE_DEVICE bool tile_at(int index, ExpertTile& tile) const {
+    if (index >= num_tiles_) return false;
+    const int expert = find_expert(index / tiles_n_);
+    const int before = m_tiles_before_[expert];
+    const int tiles_m = m_tiles_before_[expert + 1] - before;
+    const int local = index - before * tiles_n_;
+
+    const int band = local / (kMTilesPerBand * tiles_n_);
+    const int in_band = local - band * kMTilesPerBand * tiles_n_;
+    const int band_height = min_of(kMTilesPerBand, tiles_m - band * kMTilesPerBand);
+    const int tile_m = band * kMTilesPerBand + in_band % band_height;
+
+    tile.expert = expert;
+    tile.m_begin = rows_begin(expert) + tile_m * Config::kCtaM;
+    tile.m_end = rows_end(expert);
+    tile.tile_n = in_band / band_height;
+    return true;
+  }
+
+ private:
+  // Offsets come from the caller's tensor: whatever they hold, rows stay inside [0, num_rows).
+  SM80MOE_DEVICE int rows_begin(int expert) const {
+    return clamp(args_.expert_offsets[expert], 0, args_.num_rows);
+  }
+  SM80MOE_DEVICE int rows_end(int expert) const {
+    return clamp(args_.expert_offsets[expert + 1], rows_begin(expert), args_.num_rows);
+  }
+
+  // The expert e with m_tiles_before[e] <= m_tile < m_tiles_before[e + 1].
+  SM80MOE_DEVICE int find_expert(int m_tile) const {
+    int low = 0, high = args_.num_experts;
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      (m_tiles_before_[middle] <= m_tile ? low : high) = middle;
+    }
+    return low;
+  }
+
+  const GroupedGemmArgs& args_;
+  const int tiles_n_;
+  const int* m_tiles_before_;
+  int num_tiles_;
+};
+
+}  // namespace sm80moe::gemm

@@ -1,0 +1,33 @@
+// The operators' registration: schemas from the one list that Python shares, implementations by
+// dispatch key. CPU implementations and fakes are Python's.
+
+#include <torch/csrc/stable/library.h>
+
+#include "ops/fused_moe.h"
+#include "ops/gemm_ops.h"
+#include "ops/routing_ops.h"
+
+#ifndef SM80MOE_NAMESPACE
+#define SM80MOE_NAMESPACE sm80moe
+#endif
+
+STABLE_TORCH_LIBRARY(SM80MOE_NAMESPACE, m) {
+#include "schemas.inc"
+}
+
+STABLE_TORCH_LIBRARY_IMPL(SM80MOE_NAMESPACE, CUDA, m) {
+  namespace ops = sm80moe::ops;
+  m.impl("fused_moe", TORCH_BOX(&ops::fused_moe));
+  m.impl("fused_moe_out", TORCH_BOX(&ops::fused_moe_out));
+  m.impl("topk_route", TORCH_BOX(&ops::topk_route));
+  m.impl("sort_by_expert", TORCH_BOX(&ops::sort_by_expert));
+  m.impl("grouped_gemm", TORCH_BOX(&ops::grouped_gemm));
+  m.impl("combine", TORCH_BOX(&ops::combine));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(SM80MOE_NAMESPACE, CompositeExplicitAutograd, m) {
+  namespace ops = sm80moe::ops;
+  m.impl("tactic_table", TORCH_BOX(&ops::tactic_table));
+  m.impl("select_tactic", TORCH_BOX(&ops::select_tactic));
+  m.impl("configure", TORCH_BOX(&ops::configure));
+}

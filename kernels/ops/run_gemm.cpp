@@ -1,0 +1,45 @@
+#include "ops/run_gemm.h"
+
+#include "gemm/select_tactic.h"
+
+namespace sm80moe::ops {
+namespace {
+
+int resolve_tactic(const Checker& check, const DeviceInfo& info, const gemm::LaunchTable& table,
+                   const gemm::GemmShape& shape, const char* argument, int64_t tactic) {
+  check.between(argument, tactic, kSelect, gemm::kNumTactics - 1, "the last tactic");
+  if (tactic == kSelect) {
+    const int selected = gemm::select_tactic(shape, table, info);
+    if (selected == gemm::kNoTactic)
+      check.fail("a tactic must fit the device's shared memory, got ", info.smem_per_cta,
+                 " bytes a CTA");
+    return selected;
+  }
+  const int id = static_cast<int>(tactic);
+  if (!gemm::tactic_fits(table, id, shape.num_experts, info))
+    check.fail(argument, " must fit the device's shared memory of ", info.smem_per_cta,
+               " bytes a CTA, got tactic ", id, ", which needs ",
+               gemm::smem_bytes(table, id, shape.num_experts));
+  return id;
+}
+
+}  // namespace
+
+void set_weights(gemm::GroupedGemmArgs& args, const Tensor& w) {
+  args.w = w.data_ptr();
+  args.w_expert_stride = w.stride(0);
+  args.w_row_stride = w.stride(1);
+  args.num_experts = static_cast<int>(w.size(0));
+  args.n = static_cast<int>(w.size(1));
+  args.k = static_cast<int>(w.size(2));
+}
+
+void run_gemm(const Checker& check, const DeviceScope& device, const gemm::GroupedGemmArgs& args,
+              ElementType type, gemm::EpilogueKind epilogue, const char* argument, int64_t tactic) {
+  const gemm::LaunchTable& table = gemm::launch_table_for(type, epilogue);
+  const gemm::GemmShape shape{args.num_rows, args.num_experts, args.n, args.k};
+  const int id = resolve_tactic(check, device.info(), table, shape, argument, tactic);
+  device.check_cuda(table.launch[id](args, device.index(), device.info(), device.stream()));
+}
+
+}  // namespace sm80moe::ops

@@ -1,0 +1,17 @@
+#pragma once
+
+#include "gemm/problem.h"
+#include "ops/device.h"
+
+namespace sm80moe::ops {
+
+// Points `args` at W [E, N, K].
+void set_weights(gemm::GroupedGemmArgs& args, const Tensor& w);
+
+// Launches the GEMM with `tactic`, or with the one selected for its shape when that is kSelect.
+// `argument` is how the caller knows the tactic, for errors.
+inline constexpr int64_t kSelect = -1;
+void run_gemm(const Checker& check, const DeviceScope& device, const gemm::GroupedGemmArgs& args,
+              ElementType type, gemm::EpilogueKind epilogue, const char* argument, int64_t tactic);
+
+}  // namespace sm80moe::ops
