@@ -15,6 +15,7 @@ from setuptools.errors import BaseError
 from build_tools import environment, flags
 from build_tools.environment import BuildError
 from build_tools.native import PACKAGE, ROOT, build_library
+from build_tools.receipt import sources_sha256
 from build_tools.toolchain import find_cuda_toolkit
 
 
@@ -72,6 +73,7 @@ def _write_build_info(package: Path, version: str) -> None:
     info = {
         "version": version,
         "commit": _commit(),
+        "sources_sha256": sources_sha256(),
         "cpu_only": cpu_only,
         "nvcc": None if cpu_only else find_cuda_toolkit().version,
         "architectures": [] if cpu_only else [f"sm_{arch}" for arch in environment.architectures()],

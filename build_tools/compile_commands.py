@@ -10,7 +10,9 @@ from build_tools.ninja_file import LOG_REDIRECT
 def compile_commands() -> list[dict[str, str]]:
     """ninja's list of compilations, without what the shell does with nvcc's output."""
     command = ninja_command("-t", "compdb", "cu", "cpp")
-    database: list[dict[str, str]] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    database: list[dict[str, str]] = json.loads(
+        subprocess.run(command, capture_output=True, check=True).stdout
+    )
     for entry in database:
         redirect = LOG_REDIRECT.replace("$out", entry["output"])
         entry["command"] = entry["command"].split(redirect)[0]

@@ -1,0 +1,177 @@
+"""The one command for a machine with a GPU: builds nothing, proves a wheel, writes the receipt.
+
+    python -m build_tools.gpu_suite [--wheel dist/NAME.whl] [--out tests/gpu_receipt.json]
+
+It installs the wheel into an empty folder, copies the tests beside it (so that the sources of this
+tree cannot be imported by accident), runs `pytest -m gpu`, then the tests marked `sanitizer` under
+compute-sanitizer. No network is used; torch and pytest must be installed.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+from build_tools.receipt import RECEIPT, ROOT, sources_sha256
+
+# Not initcheck: with only our kernels watched, what torch's kernels wrote would count as unwritten.
+SANITIZERS = ("memcheck", "racecheck")
+# These test the build and the sources, not the kernels on a device, and import from this tree.
+_NOT_COPIED = ("packaging", "build_tools", "host", "__pycache__", RECEIPT.name)
+
+_DEVICE_FACTS = """
+import json, torch
+major, minor = torch.cuda.get_device_capability()
+print(json.dumps({
+    "device": torch.cuda.get_device_name(),
+    "capability": f"{major}.{minor}",
+    "torch": torch.__version__,
+    "cuda": torch.version.cuda,
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The tests beside an installed wheel, away from this tree."""
+
+    folder: Path
+
+    @classmethod
+    def install(cls, wheel: Path, folder: Path) -> "Suite":
+        """Put the wheel and the tests into `folder`."""
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+        subprocess.run([*pip, "--target", str(folder / "site"), str(wheel)], check=True)
+        shutil.copytree(
+            ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns(*_NOT_COPIED)
+        )
+        shutil.copy2(ROOT / "pyproject.toml", folder)
+        return cls(folder)
+
+    def run(self, *command: str, **variables: str) -> int:
+        """Run a command that imports the package from the wheel; returns its exit code."""
+        print("+", " ".join(command), flush=True)
+        environment = {**os.environ, "PYTHONPATH": str(self.folder / "site"), **variables}
+        return subprocess.run(command, cwd=self.folder, env=environment).returncode
+
+    def build_info(self) -> dict[str, object]:
+        """What the build wrote into the wheel."""
+        path = self.folder / "site" / "torch_sm80moe" / "_build_info.json"
+        info: dict[str, object] = json.loads(path.read_text())
+        return info
+
+    def gpu_tests(self) -> dict[str, int]:
+        """Counts of `pytest -m gpu`."""
+        self.run(*_pytest("gpu"), "--junitxml=gpu.xml")
+        counts = count_tests(self.folder / "gpu.xml")
+        if counts["passed"] + counts["failed"] == 0:
+            sys.exit("gpu_suite: tests marked gpu must run, got none")
+        return counts
+
+    def sanitizer_errors(self, tool: str) -> int:
+        """Errors that a compute-sanitizer tool finds in our kernels during the marked tests."""
+        log = self.folder / f"{tool}.log"
+        code = self.run(
+            *(_find_compute_sanitizer(), "--tool", tool, "--log-file", str(log)),
+            # Only our kernels, and no complaint about calls that torch makes to see what works.
+            *("--kernel-name", "kns=sm80moe", "--report-api-errors", "no"),
+            *_pytest("sanitizer"),
+            # One allocation a tensor, so that an access past its end is an access to nothing.
+            PYTORCH_NO_CUDA_MEMORY_CACHING="1",
+        )
+        output = log.read_text() if log.is_file() else ""
+        print(output, flush=True)
+        return count_errors(output, code)
+
+
+def device_facts() -> dict[str, str]:
+    """The device, its driver, and the torch it runs under."""
+    done = subprocess.run([sys.executable, "-c", _DEVICE_FACTS], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit("gpu_suite: torch must see a CUDA device, got none")
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    return {**json.loads(done.stdout), "driver": driver.splitlines()[0].strip()}
+
+
+def _pytest(marker: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marker, "tests")
+
+
+def count_tests(junit: Path) -> dict[str, int]:
+    """Passed, failed and skipped tests of a junit file; an error counts as a failure."""
+    suites = ElementTree.parse(junit).getroot().iter("testsuite")
+    totals = [[int(suite.get(key, 0)) for key in _JUNIT_KEYS] for suite in suites]
+    tests, failures, errors, skipped = (sum(column) for column in zip(*totals, strict=True))
+    failed = failures + errors
+    return {"passed": tests - failed - skipped, "failed": failed, "skipped": skipped}
+
+
+_JUNIT_KEYS = ("tests", "failures", "errors", "skipped")
+
+
+def count_errors(output: str, exit_code: int) -> int:
+    """The sanitizer's own count; a run that failed without one counts as one error."""
+    found = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)", output)
+    errors = sum(map(int, found))
+    failed = exit_code != 0 or not found
+    return max(errors, int(failed))
+
+
+def _find_compute_sanitizer() -> str:
+    found = shutil.which("compute-sanitizer") or shutil.which(
+        "compute-sanitizer", path="/usr/local/cuda/bin"
+    )
+    if found is None:
+        sys.exit("gpu_suite: compute-sanitizer must be on PATH or in /usr/local/cuda/bin, got none")
+    return found
+
+
+def newest_wheel(folder: Path) -> Path:
+    """The wheel that was built last."""
+    wheels = sorted(folder.glob("torch_sm80moe-*.whl"), key=lambda path: path.stat().st_mtime)
+    if not wheels:
+        sys.exit(f"gpu_suite: a wheel must be in {folder}, got none; run `make wheel`")
+    return wheels[-1]
+
+
+def main() -> None:
+    """Exits with 1 if a test failed or a sanitizer found something; the receipt says so too."""
+    parser = argparse.ArgumentParser(prog="python -m build_tools.gpu_suite")
+    parser.add_argument("--wheel", type=Path, help="default: the newest in dist/")
+    parser.add_argument("--out", type=Path, default=RECEIPT)
+    options = parser.parse_args()
+    wheel = options.wheel or newest_wheel(ROOT / "dist")
+    facts = device_facts()
+
+    with tempfile.TemporaryDirectory() as folder:
+        suite = Suite.install(wheel.resolve(), Path(folder))
+        sources = sources_sha256()
+        if suite.build_info()["sources_sha256"] != sources:
+            sys.exit(f"gpu_suite: {wheel.name} must be built from this tree; run `make wheel`")
+        counts = suite.gpu_tests()
+        errors = {tool: suite.sanitizer_errors(tool) for tool in SANITIZERS}
+
+    receipt = {
+        "sources_sha256": sources,
+        **facts,
+        **counts,
+        "sanitizer_errors": sum(errors.values()),
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    text = json.dumps(receipt, indent=2)
+    options.out.write_text(text + "\n")
+    print(f"{text}\nsanitizer errors by tool: {errors}")
+    sys.exit(bool(counts["failed"] or sum(errors.values())))
+
+
+if __name__ == "__main__":
+    main()
