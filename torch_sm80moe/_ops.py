@@ -18,7 +18,16 @@ from torch_sm80moe._schemas import NAMESPACE, SCHEMAS
 
 _EXTENSION = Path(__file__).with_name("_C.so")
 
-TACTIC_COLUMNS = ("cta_m", "cta_n", "cta_k", "warps_m", "warps_n", "stages", "smem_bytes")
+TACTIC_COLUMNS = (
+    "cta_m",
+    "cta_n",
+    "cta_k",
+    "warps_m",
+    "warps_n",
+    "warps_k",
+    "stages",
+    "smem_bytes",
+)
 
 # Whether this installation holds the CUDA kernels. It says nothing about the machine's GPU.
 HAS_KERNELS = _EXTENSION.exists()

@@ -22,6 +22,7 @@ class Tactic(NamedTuple):
     cta_k: int
     warps_m: int
     warps_n: int
+    warps_k: int
     stages: int
     smem_bytes: int
 
