@@ -32,13 +32,13 @@ _FLAGS = (
 )
 
 _SILU_CLASSES = (nn.SiLU, SiLUActivation)
-_MIN_CAPABILITY = (8, 0)
+_MIN_CAPABILITY = 8
 
 _warned: set[tuple[str, str]] = set()
 
 
 def experts_forward(
-    experts: nn.Module,
+    experts: Any,
     hidden_states: torch.Tensor,
     top_k_index: torch.Tensor,
     top_k_weights: torch.Tensor,
@@ -105,14 +105,15 @@ def _unsupported_device(device: torch.device) -> str | None:
         return f"there are no kernels for {device.type}"
     if not _ops.HAS_KERNELS:
         return "this installation of torch_sm80moe has no CUDA kernels"
-    if torch.cuda.get_device_capability(device) < _MIN_CAPABILITY:
-        return "the GPU is older than compute capability 8.0"
+    if torch.cuda.get_device_properties(device).major < _MIN_CAPABILITY:
+        return f"the GPU is older than compute capability {_MIN_CAPABILITY}.0"
     return None
 
 
 def _eager_forward(experts: nn.Module) -> Callable[..., torch.Tensor]:
     # transformers wraps the model's own forward with functools.wraps to dispatch to this file.
-    return inspect.unwrap(type(experts).forward)
+    own_forward: Callable[..., torch.Tensor] = inspect.unwrap(type(experts).forward)
+    return own_forward
 
 
 def _warn_once(name: str, reason: str) -> None:
