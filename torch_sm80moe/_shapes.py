@@ -20,7 +20,7 @@ _ACTIVATIONS = (torch.float16, torch.bfloat16)
 _LOGITS = (torch.float32, torch.float16, torch.bfloat16)
 _IDS = (torch.int32, torch.int64)
 _ROW_MULTIPLE = 8  # 16 bytes of a 16-bit type: the unit in which the kernels copy rows.
-_MAX_ROWS = 2**31 - 1
+_MAX_INT = 2**31 - 1
 
 Size = int | str  # A name stands for any size.
 
@@ -55,9 +55,10 @@ def fused_moe(
     _require_choices(op, topk_ids)
     for name, rows in (("hidden_states", hidden_states), ("w13", w13), ("w2", w2)):
         _require_row_strides(op, name, rows)
-    for name, routing in (("topk_weights", topk_weights), ("topk_ids", topk_ids)):
-        _require_contiguous(op, name, routing)
-        _require_device(op, name, routing, hidden_states, "hidden_states")
+    _require_contiguous_last_dimension(op, "topk_weights", topk_weights)
+    _require_contiguous_last_dimension(op, "topk_ids", topk_ids)
+    _require_device(op, "topk_weights", topk_weights, hidden_states, "hidden_states")
+    _require_device(op, "topk_ids", topk_ids, hidden_states, "hidden_states")
     _require_device(op, "w13", w13, hidden_states, "hidden_states")
     _require_device(op, "w2", w2, hidden_states, "hidden_states")
     return num_tokens, hidden_size
@@ -93,7 +94,7 @@ def topk_route(router_logits: torch.Tensor, top_k: int) -> tuple[int, int]:
     _require_num_experts(op, "router_logits", num_experts)
     _require_int(op, "top_k", top_k, 1, num_experts, "the number of experts")
     _require_rows(op, "router_logits", num_tokens * top_k)
-    _require_contiguous(op, "router_logits", router_logits)
+    _require_contiguous_last_dimension(op, "router_logits", router_logits)
     return num_tokens, top_k
 
 
@@ -104,7 +105,7 @@ def sort_by_expert(topk_ids: torch.Tensor, num_experts: int) -> tuple[int, int]:
     _require_shape(op, "topk_ids", topk_ids, ("T", "k"))
     _require_choices(op, topk_ids)
     _require_int(op, "num_experts", num_experts, 1, MAX_EXPERTS)
-    _require_contiguous(op, "topk_ids", topk_ids)
+    _require_contiguous_last_dimension(op, "topk_ids", topk_ids)
     return topk_ids.size(0), topk_ids.size(1)
 
 
@@ -136,7 +137,7 @@ def grouped_gemm(
     _require_multiple(op, "a", -1, a.size(1), _ROW_MULTIPLE)
     gates = 2 if epilogue == SWIGLU else 1
     _require_multiple(op, "w", 1, num_columns, gates * _ROW_MULTIPLE)
-    _require_int(op, "top_k", top_k, 1, _MAX_ROWS)
+    _require_int(op, "top_k", top_k, 1, _MAX_INT)
     num_rows = a.size(0) if row_index is None else row_index.size(0)
     _require_rows(op, "a" if row_index is None else "row_index", num_rows)
 
@@ -166,10 +167,30 @@ def combine(
     _require_rows(op, "rows", rows.size(0))
     _require_choices(op, row_position, "row_position")
     _require_row_strides(op, "rows", rows)
-    for name, routing in (("topk_weights", topk_weights), ("row_position", row_position)):
-        _require_contiguous(op, name, routing)
-        _require_device(op, name, routing, rows, "rows")
+    _require_contiguous_last_dimension(op, "topk_weights", topk_weights)
+    _require_device(op, "topk_weights", topk_weights, rows, "rows")
+    _require_contiguous(op, "row_position", row_position)
+    _require_device(op, "row_position", row_position, rows, "rows")
     return topk_weights.size(0), rows.size(1)
+
+
+def select_tactic(num_rows: int, num_experts: int, n: int, k: int) -> None:
+    """Check the sizes given to `select_tactic`."""
+    op = "select_tactic"
+    _require_int(op, "num_rows", num_rows, 1, _MAX_INT)
+    _require_int(op, "num_experts", num_experts, 1, MAX_EXPERTS)
+    _require_int(op, "n", n, 1, _MAX_INT)
+    _require_int(op, "k", k, 1, _MAX_INT)
+
+
+def configure(shared_memory_limit: int) -> None:
+    """Check the argument of `configure`."""
+    _require_int("configure", "shared_memory_limit", shared_memory_limit, 0, _MAX_INT)
+
+
+def tactic(op: str, name: str, value: int, num_tactics: int) -> None:
+    """Check the id of a tactic; -1 selects one."""
+    _require_int(op, name, value, -1, num_tactics - 1, "the last tactic")
 
 
 def _require_dtype(
@@ -216,8 +237,8 @@ def _require_choices(op: str, ids: torch.Tensor, name: str = "topk_ids") -> None
 
 def _require_rows(op: str, name: str, num_rows: int) -> None:
     # A symbolic number of rows is no int: a limit here would become a guard of the caller's graph.
-    if isinstance(num_rows, int) and num_rows > _MAX_ROWS:
-        raise ValueError(f"{op}: {name} must make at most {_MAX_ROWS} rows, got {num_rows}")
+    if isinstance(num_rows, int) and num_rows > _MAX_INT:
+        raise ValueError(f"{op}: {name} must make at most {_MAX_INT} rows, got {num_rows}")
 
 
 def _require_int(
@@ -228,14 +249,18 @@ def _require_int(
         raise ValueError(f"{op}: {name} must be between {low} and {high}{meaning}, got {value}")
 
 
-def _require_row_strides(op: str, name: str, tensor: torch.Tensor) -> None:
-    if tensor.stride(-1) != 1:
+def _require_contiguous_last_dimension(op: str, name: str, tensor: torch.Tensor) -> None:
+    # The stride of a dimension with one element leads nowhere.
+    if tensor.stride(-1) != 1 and tensor.size(-1) > 1:
         raise ValueError(
             f"{op}: {name} must have a contiguous last dimension, "
             f"got strides {_list(tensor.stride())}"
         )
+
+
+def _require_row_strides(op: str, name: str, tensor: torch.Tensor) -> None:
+    _require_contiguous_last_dimension(op, name, tensor)
     for dim in range(tensor.dim() - 1):
-        # The stride of a dimension with one element leads nowhere.
         if tensor.stride(dim) % _ROW_MULTIPLE != 0 and tensor.size(dim) > 1:
             raise ValueError(
                 f"{op}: {name} must have strides that are multiples of {_ROW_MULTIPLE} elements, "

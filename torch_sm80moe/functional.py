@@ -49,9 +49,9 @@ def fused_moe(
         w13: gate and up weights `[E, 2I, H]`: the I gate rows of an expert, then its I up rows;
             dtype, device and layout rules of `hidden_states`; E up to 1024, I a multiple of 8.
         w2: down weights `[E, H, I]`; the same rules.
-        topk_weights: router weights `[T, k]`, float32, contiguous, same device.
-        topk_ids: expert ids `[T, k]`, int32 or int64, contiguous, same device. An id outside
-            `[0, E)` contributes nothing; repeated ids count each time.
+        topk_weights: router weights `[T, k]`, float32, last dimension contiguous, same device.
+        topk_ids: expert ids `[T, k]`, int32 or int64, last dimension contiguous, same device. An id
+            outside `[0, E)` contributes nothing; repeated ids count each time. k may exceed E.
         tactic_w13: id of the tactic of the first GEMM; -1 selects one by the problem's size.
         tactic_w2: the same for the second GEMM.
 
@@ -97,6 +97,7 @@ def fused_moe(
         )
     except RuntimeError:
         _shapes.fused_moe(hidden_states, w13, w2, topk_weights, topk_ids)
+        _require_tactics("fused_moe", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
         _require_kernels("fused_moe", "hidden_states", hidden_states)
         raise
 
@@ -164,6 +165,7 @@ def fused_moe_out(
         )
     except RuntimeError:
         _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out)
+        _require_tactics("fused_moe_out", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
         _require_kernels("fused_moe_out", "hidden_states", hidden_states)
         raise
     return out
@@ -178,9 +180,9 @@ def topk_route(
     the lowest index, `topk_weights[t] = p[topk_ids[t]]`, divided by their sum if `renormalize`.
 
     Args:
-        router_logits: `[T, E]`, float32, float16 or bfloat16, contiguous, E up to 1024. NaN and
-            infinities count as the finite float32 of largest size, NaN as the negative one, so
-            that every weight is a number.
+        router_logits: `[T, E]`, float32, float16 or bfloat16, last dimension contiguous, E up to
+            1024. NaN and infinities count as the finite float32 of largest size, NaN as the
+            negative one, so that every weight is a number.
         top_k: experts per token, 1 to E.
         renormalize: whether the k weights of a token sum to one.
 
@@ -225,7 +227,8 @@ def sort_by_expert(
     holds pair `row_index[m]`, and pair p lies in row `row_position[t, j]`.
 
     Args:
-        topk_ids: `[T, k]`, int32 or int64, contiguous. Ids outside `[0, num_experts)` get no row.
+        topk_ids: `[T, k]`, int32 or int64, last dimension contiguous. Ids outside
+            `[0, num_experts)` get no row.
         num_experts: E, 1 to 1024.
 
     Returns:
@@ -322,6 +325,7 @@ def grouped_gemm(
         )
     except RuntimeError:
         _shapes.grouped_gemm(a, w, expert_offsets, row_index, top_k, number)
+        _require_tactics("grouped_gemm", tactic=tactic)
         _require_kernels("grouped_gemm", "a", a)
         raise
 
@@ -336,7 +340,7 @@ def combine(
     Args:
         rows: `[M, H]`, float16 or bfloat16, H a multiple of 8; last dimension contiguous, row
             stride a multiple of 8 elements, and on a GPU data at a multiple of 16 bytes.
-        topk_weights: `[T, k]`, float32, contiguous, same device.
+        topk_weights: `[T, k]`, float32, last dimension contiguous, same device.
         row_position: `[T, k]`, int32, contiguous, same device. A position outside `[0, M)`
             contributes nothing.
 
@@ -417,8 +421,9 @@ def select_tactic(
         The id of a row of `tactic_table`.
 
     Raises:
-        ValueError: the epilogue is unknown, or the device is no CUDA device.
-        RuntimeError: there are no CUDA kernels, or the device or driver cannot run them.
+        ValueError: a size is out of range, the epilogue is unknown, or the device is no CUDA
+            device.
+        RuntimeError: there are no CUDA kernels, or there is no CUDA device.
 
     Behaviour:
         Decided on the host from the sizes and the device's properties; nothing is measured.
@@ -430,6 +435,7 @@ def select_tactic(
         >>> select_tactic(8, 64, 2048, 2048)  # doctest: +SKIP
         0
     """
+    _shapes.select_tactic(num_rows, num_experts, n, k)
     number = _epilogue_number("select_tactic", epilogue)
     index = _cuda_index("select_tactic", device)
     return _ops.select_tactic(num_rows, num_experts, n, k, number, index)
@@ -446,7 +452,7 @@ def configure(*, shared_memory_limit: int = 0) -> None:
         Nothing.
 
     Raises:
-        ValueError: the limit is negative.
+        ValueError: the limit is negative, or no int32.
 
     Behaviour:
         Holds for every later call in the process; `SM80MOE_SHARED_MEMORY_LIMIT` sets it at import.
@@ -457,10 +463,7 @@ def configure(*, shared_memory_limit: int = 0) -> None:
     Example:
         >>> configure(shared_memory_limit=0)
     """
-    if shared_memory_limit < 0:
-        raise ValueError(
-            f"configure: shared_memory_limit must be 0 or more bytes, got {shared_memory_limit}"
-        )
+    _shapes.configure(shared_memory_limit)
     _ops.configure(shared_memory_limit)
 
 
@@ -474,6 +477,12 @@ def _refuse_gradients(op: str, *inputs: torch.Tensor) -> None:
                 f"{op}: inputs must not require grad because there is no backward, got one that "
                 "does (call it under torch.no_grad() or torch.inference_mode())"
             )
+
+
+def _require_tactics(op: str, **tactics: int) -> None:
+    num_tactics = _ops.tactic_table().size(0)
+    for name, tactic in tactics.items():
+        _shapes.tactic(op, name, tactic, num_tactics)
 
 
 def _require_kernels(op: str, name: str, tensor: torch.Tensor) -> None:
@@ -502,9 +511,11 @@ def _epilogue_number(op: str, epilogue: str) -> int:
 
 
 def _cuda_index(op: str, device: torch.device | str | int | None) -> int:
-    if not _ops.HAS_KERNELS:
-        return 0  # The operator refuses by itself; asking for the current device would fail first.
     chosen = torch.device("cuda" if device is None else device)
     if chosen.type != "cuda":
         raise ValueError(f"{op}: device must be a CUDA device, got {chosen}")
+    if not _ops.HAS_KERNELS:
+        return 0  # The operator refuses by itself.
+    if not torch.cuda.is_available():
+        raise RuntimeError(f"{op}: device must be a CUDA device, got a machine without one")
     return torch.cuda.current_device() if chosen.index is None else chosen.index

@@ -20,6 +20,12 @@ ROUNDINGS_FUSED_MOE = 3  # the intermediate, each expert's row, the output
 ROUNDINGS_GEMM = 1
 ROUNDINGS_COMBINE = 1
 
+# What users are promised of fused_moe's relative error, whatever the roundings come to.
+RELATIVE_LIMIT = {torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+# Router weights are fp32 throughout; exponentials of the GPU and of the CPU differ by this much.
+ROUTER_TOLERANCE = {"rtol": 4e-6, "atol": 1e-12}
+
 # Independent roundings add up like a random walk. A small sample strays from the average further.
 _SLACK = 1.25
 _SMALL_SAMPLE_SLACK = 4.0  # divided by the root of the number of elements
