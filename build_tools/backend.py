@@ -35,12 +35,12 @@ Settings = Mapping[str, str | list[str] | None] | None
 
 def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
     """What pip installs into the isolated environment of a wheel's build."""
-    return build_meta.get_requires_for_build_wheel(config_settings) + _isolated_requirements()
+    return build_meta.get_requires_for_build_wheel(config_settings) + isolated_requirements()
 
 
 def get_requires_for_build_editable(config_settings: Settings = None) -> list[str]:
     """What pip installs into the isolated environment of an editable install."""
-    return build_meta.get_requires_for_build_editable(config_settings) + _isolated_requirements()
+    return build_meta.get_requires_for_build_editable(config_settings) + isolated_requirements()
 
 
 def native_requirements() -> list[str]:
@@ -50,7 +50,8 @@ def native_requirements() -> list[str]:
     return ["ninja"] if find_nvcc() else ["ninja", CUDA_COMPILER]
 
 
-def _isolated_requirements() -> list[str]:
+def isolated_requirements() -> list[str]:
+    """What an isolated build lacks."""
     tools = native_requirements()
     return [*tools, TORCH_HEADERS] if tools else []
 

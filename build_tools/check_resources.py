@@ -159,7 +159,9 @@ def report(kernels: list[Kernel]) -> str:
     """A line a kernel, for whoever tunes one."""
     mangled = "\n".join(kernel.name for kernel in kernels)
     demangled = subprocess.run(["c++filt"], input=mangled, capture_output=True, text=True).stdout
-    names = [re.sub(r"^void |\w+::|\(.*", "", name) for name in demangled.splitlines()]
+    # Without namespaces, result type and parameters.
+    noise = re.compile(r"\(anonymous namespace\)::|\w+::|^void |\([^a].*")
+    names = [noise.sub("", name) for name in demangled.splitlines()]
     return "\n".join(
         f"{kernel.architecture} {kernel.registers:3} registers {kernel.threads or '-':>4} threads "
         f"{kernel.instructions['HMMA']:5} HMMA {kernel.instructions.total():6} instructions  {name}"

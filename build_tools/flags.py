@@ -1,7 +1,5 @@
 """What is promised about the binary, as compiler flags; nothing of this machine is known here."""
 
-from pathlib import Path
-
 # Compute capabilities that get machine code; sm_80's runs on 8.9 too, the PTX on everything newer.
 ARCHITECTURES = ("80", "86", "90")
 PTX_ARCHITECTURE = "80"
@@ -39,7 +37,7 @@ LINK_FLAGS = (
     "-shared",
     "-Wl,-O1",
     "-Wl,--gc-sections",
-    f"-Wl,--version-script={Path(__file__).with_name('exports.map')}",
+    "-Wl,--version-script=build_tools/exports.map",
     # Torch's symbols come from whichever libtorch.so the process has loaded: the stub has none, and
     # the entry in DT_NEEDED must stay although nothing resolves to it.
     "-Wl,--no-as-needed",

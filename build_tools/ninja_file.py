@@ -56,6 +56,8 @@ def _rules(toolchain: Toolchain, architectures: tuple[str, ...], build: str) -> 
     cxx = [
         *(toolchain.cxx, *flags.CXX_FLAGS, "-I", "kernels", "-I", f"{build}/generated"),
         *("-isystem", toolchain.torch_include, "-isystem", toolchain.cuda.include),
+        # torch's error messages name the header that they come from.
+        f"-ffile-prefix-map={toolchain.torch_include}=torch",
     ]
     cu = [*launcher, *nvcc, *flags.gencode(architectures), *_DEPFILE, *_COMPILE]
     cuh = [

@@ -16,9 +16,11 @@ from build_tools.environment import BuildError
 # binaries run on every driver of CUDA 13.
 CUDA_COMPILER = "cuda-toolkit[nvcc,crt,nvvm,cudart,cccl]==13.0.2"
 
+USUAL_TOOLKIT = Path("/usr/local/cuda")
+
 NO_NVCC = (
     "build: nvcc must be installed to compile the GPU kernels, got none in CUDA_HOME, PATH or "
-    "/usr/local/cuda; install a CUDA toolkit, or its compiler alone by "
+    f"{USUAL_TOOLKIT}; install a CUDA toolkit, or its compiler alone by "
     f"`pip install '{CUDA_COMPILER}'`, or set SM80MOE_CPU_ONLY=1 for a package without GPU kernels"
 )
 
@@ -52,7 +54,7 @@ def find_toolchain() -> Toolchain:
         cxx=_find_host_compiler(),
         ninja=_find_ninja(),
         ccache=Path(ccache) if ccache else None,
-        torch_include=_find_torch_include(),
+        torch_include=find_torch_include(),
     )
 
 
@@ -68,7 +70,7 @@ def find_nvcc() -> Path | None:
     if on_path:
         return Path(on_path)
     from_pip = [Path(entry, "nvidia", "cu13", "bin", "nvcc") for entry in sys.path]
-    candidates = [Path("/usr/local/cuda/bin/nvcc"), *from_pip]
+    candidates = [USUAL_TOOLKIT / "bin" / "nvcc", *from_pip]
     return next((nvcc for nvcc in candidates if nvcc.is_file()), None)
 
 
@@ -133,7 +135,7 @@ def _find_ninja() -> Path:
     return Path(ninja.BIN_DIR, "ninja")
 
 
-def _find_torch_include() -> Path:
+def find_torch_include() -> Path:
     # Only headers are needed, so torch itself is not imported: that would take seconds.
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:

@@ -1,0 +1,53 @@
+"""What the assembler made of the kernels, read out of the library; no GPU needed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from build_tools import flags
+from build_tools.check_resources import Kernel, cuobjdump, kernels_of, log_warnings
+from build_tools.native import BUILD
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def kernels(library: Path) -> list[Kernel]:
+    return kernels_of(library)
+
+
+def test_no_kernel_spills_or_outgrows_its_launch(kernels: list[Kernel]) -> None:
+    assert kernels
+    assert [line for kernel in kernels for line in kernel.problems()] == []
+
+
+def test_the_assembler_warned_of_nothing() -> None:
+    assert log_warnings(BUILD) == []
+
+
+def test_every_kernel_exists_for_every_promised_architecture(
+    kernels: list[Kernel], build_info: dict[str, object]
+) -> None:
+    promised = set(build_info["architectures"])
+    for name in {kernel.name for kernel in kernels}:
+        assert {kernel.architecture for kernel in kernels if kernel.name == name} == promised
+
+
+def test_newer_gpus_get_ptx(library: Path, build_info: dict[str, object]) -> None:
+    assert build_info["ptx"] == f"compute_{flags.PTX_ARCHITECTURE}"
+    listing = cuobjdump(library, "--list-ptx")
+    assert listing.count(f"sm_{flags.PTX_ARCHITECTURE}.ptx") == listing.count(".ptx") > 0
+
+
+@pytest.mark.skipif("SM80MOE_CUDA_ARCHS" in os.environ, reason="SM80MOE_CUDA_ARCHS narrows it")
+def test_a_default_build_has_all_architectures(build_info: dict[str, object]) -> None:
+    assert build_info["architectures"] == [f"sm_{arch}" for arch in flags.ARCHITECTURES]
+
+
+def test_every_tactic_has_a_gemm_kernel(kernels: list[Kernel], library: Path) -> None:
+    import torch_sm80moe
+
+    gemms = {kernel.name for kernel in kernels if kernel.is_gemm}
+    # Two element types, two epilogues.
+    assert len(gemms) == 4 * len(torch_sm80moe.tactic_table())
