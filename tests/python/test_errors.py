@@ -1,0 +1,600 @@
+"""Wrong arguments: one sentence, nothing written, and the process goes on.
+
+The functions raise ValueError or TypeError on every device. The bare operators say the same; on a
+GPU, where C++ speaks, as a RuntimeError.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+import torch_sm80moe
+from torch_sm80moe.testing import Problem
+
+Arguments = dict[str, Any]
+OPERATOR_ERRORS = (RuntimeError, ValueError, TypeError)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments that are right but for one, and the sentence that they deserve."""
+
+    change: Callable[[Arguments], None]
+    error: type[Exception]
+    sentence: str  # a regular expression for what follows "op: "
+
+
+def put(name: str, make: Callable[[Any], Any]) -> Callable[[Arguments], None]:
+    """Replace an argument by a function of it."""
+
+    def change(arguments: Arguments) -> None:
+        arguments[name] = make(arguments[name])
+
+    return change
+
+
+def many_tokens(arguments: Arguments) -> None:
+    """Make 2^31 pairs out of one row that is shown again and again."""
+    arguments["hidden_states"] = arguments["hidden_states"][:1].expand(2**30, -1)
+    arguments["topk_ids"] = arguments["topk_ids"][:1].expand(2**30, -1)
+    arguments["topk_weights"] = arguments["topk_weights"][:1].expand(2**30, -1)
+
+
+def intermediate_of(size: int) -> Callable[[Arguments], None]:
+    def change(arguments: Arguments) -> None:
+        arguments["w13"] = arguments["w13"][:, : 2 * size].contiguous()
+        arguments["w2"] = arguments["w2"][:, :, :size].contiguous()
+
+    return change
+
+
+def no_experts(arguments: Arguments) -> None:
+    arguments["w13"], arguments["w2"] = arguments["w13"][:0], arguments["w2"][:0]
+
+
+def no_choices(arguments: Arguments) -> None:
+    for name in ("topk_weights", "topk_ids"):
+        arguments[name] = arguments[name][:, :0]
+
+
+def hidden_size_of(size: int) -> Callable[[Arguments], None]:
+    def change(arguments: Arguments) -> None:
+        for name in ("hidden_states", "w13"):
+            arguments[name] = arguments[name][..., :size].contiguous()
+        arguments["w2"] = arguments["w2"][:, :size].contiguous()
+        if "out" in arguments:
+            arguments["out"] = arguments["out"][:, :size].contiguous()
+
+    return change
+
+
+def wider_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """Keep the values, in rows whose stride is no multiple of 8."""
+    frame = tensor.new_empty((*tensor.shape[:-1], tensor.shape[-1] + 4))
+    return frame[..., : tensor.shape[-1]].copy_(tensor)
+
+
+def transposed_memory(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.mT.contiguous().mT
+
+
+# The problem below: T 5, E 4, k 2, H 64, I 72, bfloat16.
+MOE_CASES = {
+    "activations-fp32": Case(
+        put("hidden_states", torch.Tensor.float),
+        TypeError,
+        "hidden_states must be float16 or bfloat16, got float32",
+    ),
+    "weights-differ": Case(
+        put("w13", torch.Tensor.half), TypeError, "w13 must be bfloat16, got float16"
+    ),
+    "w2-int8": Case(put("w2", torch.Tensor.char), TypeError, "w2 must be bfloat16, got .*"),
+    "router-bf16": Case(
+        put("topk_weights", torch.Tensor.bfloat16),
+        TypeError,
+        "topk_weights must be float32, got bfloat16",
+    ),
+    "ids-float": Case(
+        put("topk_ids", torch.Tensor.float),
+        TypeError,
+        "topk_ids must be int32 or int64, got float32",
+    ),
+    "activations-3d": Case(
+        put("hidden_states", lambda t: t[None]),
+        ValueError,
+        r"hidden_states must have shape \[T, H\], got \[1, 5, 64\]",
+    ),
+    "w13-depth": Case(
+        put("w13", lambda t: t[..., :56]),
+        ValueError,
+        r"w13 must have shape \[E, 2I, 64\], got \[4, 144, 56\]",
+    ),
+    "w2-experts": Case(
+        put("w2", lambda t: t[:3]),
+        ValueError,
+        r"w2 must have shape \[4, 64, 72\], got \[3, 64, 72\]",
+    ),
+    "w2-transposed": Case(
+        put("w2", lambda t: t.mT.contiguous()),
+        ValueError,
+        r"w2 must have shape \[4, 64, 72\], got \[4, 72, 64\]",
+    ),
+    "ids-tokens": Case(
+        put("topk_ids", lambda t: t[:4]),
+        ValueError,
+        r"topk_ids must have shape \[5, k\], got \[4, 2\]",
+    ),
+    "router-choices": Case(
+        put("topk_weights", lambda t: t[:, :1]),
+        ValueError,
+        r"topk_weights must have shape \[5, 2\], got \[5, 1\]",
+    ),
+    "no-experts": Case(no_experts, ValueError, "w13 must have 1 to 1024 experts, got 0"),
+    "no-choices": Case(
+        no_choices, ValueError, r"topk_ids must have at least one column, got \[5, 0\]"
+    ),
+    "hidden-60": Case(
+        hidden_size_of(60),
+        ValueError,
+        "hidden_states must have a last dimension that is a positive multiple of 8, got 60",
+    ),
+    "hidden-0": Case(
+        hidden_size_of(0),
+        ValueError,
+        "hidden_states must have a last dimension that is a positive multiple of 8, got 0",
+    ),
+    "intermediate-68": Case(
+        intermediate_of(68),
+        ValueError,
+        "w13 must have a dimension 1 that is a positive multiple of 16, got 136",
+    ),
+    "intermediate-0": Case(
+        intermediate_of(0),
+        ValueError,
+        "w13 must have a dimension 1 that is a positive multiple of 16, got 0",
+    ),
+    "too-many-rows": Case(
+        many_tokens, ValueError, "topk_ids must make at most 2147483647 rows, got 2147483648"
+    ),
+    "activations-columns": Case(
+        put("hidden_states", transposed_memory),
+        ValueError,
+        r"hidden_states must have a contiguous last dimension, got strides \[1, 5\]",
+    ),
+    "w13-columns": Case(
+        put("w13", transposed_memory),
+        ValueError,
+        r"w13 must have a contiguous last dimension, got strides \[9216, 1, 144\]",
+    ),
+    "activations-stride": Case(
+        put("hidden_states", wider_rows),
+        ValueError,
+        r"hidden_states must have strides that are multiples of 8 elements, "
+        r"got strides \[68, 1\]",
+    ),
+    "w2-stride": Case(
+        put("w2", wider_rows),
+        ValueError,
+        r"w2 must have strides that are multiples of 8 elements, got strides \[4864, 76, 1\]",
+    ),
+    "ids-columns": Case(
+        put("topk_ids", transposed_memory),
+        ValueError,
+        r"topk_ids must have a contiguous last dimension, got strides \[1, 5\]",
+    ),
+    "router-columns": Case(
+        put("topk_weights", transposed_memory),
+        ValueError,
+        r"topk_weights must have a contiguous last dimension, got strides \[1, 5\]",
+    ),
+}
+
+OUT_CASES = {
+    "dtype": Case(put("out", torch.Tensor.half), TypeError, "out must be bfloat16, got float16"),
+    "shape": Case(
+        put("out", lambda t: t[:4]), ValueError, r"out must have shape \[5, 64\], got \[4, 64\]"
+    ),
+    "columns": Case(
+        put("out", transposed_memory), ValueError, "out must have a contiguous last dimension.*"
+    ),
+    "stride": Case(
+        put("out", wider_rows), ValueError, "out must have strides that are multiples of 8.*"
+    ),
+    "overlap": Case(
+        put("out", lambda t: t[:1].expand(5, -1)),
+        ValueError,
+        r"out must have rows that do not overlap, got strides \[0, 1\]",
+    ),
+}
+
+
+def moe_arguments(device: torch.device | str) -> Arguments:
+    return Problem(5, 4, 2).make(device)._asdict()
+
+
+def out_arguments(device: torch.device) -> Arguments:
+    out = torch.full((5, 64), torch.nan, dtype=torch.bfloat16, device=device)
+    return {**moe_arguments(device), "out": out}
+
+
+def expect(op: str, arguments: Arguments, case: Case) -> None:
+    """Call the function and the operator; both must refuse with the case's sentence."""
+    sentence = f"^{op}: {case.sentence}"
+    with pytest.raises(case.error, match=sentence):
+        getattr(torch_sm80moe, op)(**arguments)
+    if isinstance(arguments.get("epilogue"), str):
+        return
+    with pytest.raises(OPERATOR_ERRORS, match=sentence.removeprefix("^")):
+        getattr(torch.ops.sm80moe, op)(**arguments)
+
+
+@pytest.mark.parametrize("case", MOE_CASES.values(), ids=MOE_CASES.keys())
+def test_fused_moe(case, device):
+    arguments = moe_arguments(device)
+    case.change(arguments)
+    expect("fused_moe", arguments, case)
+    torch_sm80moe.fused_moe(**moe_arguments(device))
+
+
+@pytest.mark.parametrize("case", [*MOE_CASES.values(), *OUT_CASES.values()])
+def test_fused_moe_out_writes_nothing(case, device):
+    arguments = out_arguments(device)
+    case.change(arguments)
+    arguments["out"].fill_(torch.nan)
+    expect("fused_moe_out", arguments, case)
+    assert arguments["out"].isnan().all()
+
+
+@pytest.mark.parametrize("name", ["hidden_states", "w13", "w2", "topk_weights", "topk_ids"])
+def test_argument_is_no_tensor(name, device):
+    arguments = moe_arguments(device)
+    arguments[name] = [1.0]
+    with pytest.raises(TypeError, match=f"^fused_moe: {name} must be a tensor, got list"):
+        torch_sm80moe.fused_moe(**arguments)
+
+
+ROUTER_CASES = {
+    "dtype": Case(
+        put("router_logits", torch.Tensor.int),
+        TypeError,
+        "router_logits must be float32 or float16 or bfloat16, got int32",
+    ),
+    "dimensions": Case(
+        put("router_logits", lambda t: t[0]),
+        ValueError,
+        r"router_logits must have shape \[T, E\], got \[4\]",
+    ),
+    "no-experts": Case(
+        put("router_logits", lambda t: t[:, :0]),
+        ValueError,
+        "router_logits must have 1 to 1024 experts, got 0",
+    ),
+    "too-many-experts": Case(
+        put("router_logits", lambda t: t.repeat(1, 300)),
+        ValueError,
+        "router_logits must have 1 to 1024 experts, got 1200",
+    ),
+    "top-k-0": Case(
+        put("top_k", lambda _: 0),
+        ValueError,
+        r"top_k must be between 1 and 4 \(the number of experts\), got 0",
+    ),
+    "top-k-5": Case(
+        put("top_k", lambda _: 5),
+        ValueError,
+        r"top_k must be between 1 and 4 \(the number of experts\), got 5",
+    ),
+    "columns": Case(
+        put("router_logits", transposed_memory),
+        ValueError,
+        "router_logits must have a contiguous last dimension, got strides.*",
+    ),
+    "too-many-rows": Case(
+        put("router_logits", lambda t: t[:1].expand(2**30, -1)),
+        ValueError,
+        "router_logits must make at most 2147483647 rows, got 2147483648",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROUTER_CASES.values(), ids=ROUTER_CASES.keys())
+def test_topk_route(case, device):
+    arguments: Arguments = {"router_logits": torch.randn(5, 4, device=device), "top_k": 2}
+    case.change(arguments)
+    expect("topk_route", arguments, case)
+
+
+SORT_CASES = {
+    "dtype": Case(
+        put("topk_ids", torch.Tensor.short), TypeError, "topk_ids must be int32 or int64, got .*"
+    ),
+    "dimensions": Case(
+        put("topk_ids", torch.Tensor.flatten),
+        ValueError,
+        r"topk_ids must have shape \[T, k\], got \[10\]",
+    ),
+    "no-columns": Case(
+        put("topk_ids", lambda t: t[:, :0]),
+        ValueError,
+        r"topk_ids must have at least one column, got \[5, 0\]",
+    ),
+    "no-experts": Case(
+        put("num_experts", lambda _: 0),
+        ValueError,
+        "num_experts must be between 1 and 1024, got 0",
+    ),
+    "too-many-experts": Case(
+        put("num_experts", lambda _: 1025),
+        ValueError,
+        "num_experts must be between 1 and 1024, got 1025",
+    ),
+    "too-many-rows": Case(
+        put("topk_ids", lambda t: t[:1].expand(2**30, -1)),
+        ValueError,
+        "topk_ids must make at most 2147483647 rows, got 2147483648",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SORT_CASES.values(), ids=SORT_CASES.keys())
+def test_sort_by_expert(case, device):
+    ids = torch.zeros(5, 2, dtype=torch.int64, device=device)
+    arguments: Arguments = {"topk_ids": ids, "num_experts": 4}
+    case.change(arguments)
+    expect("sort_by_expert", arguments, case)
+
+
+def cut_columns(size: int) -> Callable[[Arguments], None]:
+    def change(arguments: Arguments) -> None:
+        arguments["w"] = arguments["w"][:, :size]
+
+    return change
+
+
+GEMM_CASES = {
+    "dtype": Case(
+        put("a", torch.Tensor.float), TypeError, "a must be float16 or bfloat16, got float32"
+    ),
+    "weights-differ": Case(
+        put("w", torch.Tensor.half), TypeError, "w must be bfloat16, got float16"
+    ),
+    "offsets-int64": Case(
+        put("expert_offsets", torch.Tensor.long),
+        TypeError,
+        "expert_offsets must be int32, got int64",
+    ),
+    "index-int64": Case(
+        put("row_index", torch.Tensor.long), TypeError, "row_index must be int32, got int64"
+    ),
+    "depth": Case(
+        put("w", lambda t: t[..., :32]),
+        ValueError,
+        r"w must have shape \[E, N, 64\], got \[3, 48, 32\]",
+    ),
+    "offsets": Case(
+        put("expert_offsets", lambda t: t[:3]),
+        ValueError,
+        r"expert_offsets must have shape \[4\], got \[3\]",
+    ),
+    "index-2d": Case(
+        put("row_index", lambda t: t[None]),
+        ValueError,
+        r"row_index must have shape \[M\], got \[1, 6\]",
+    ),
+    "columns": Case(
+        cut_columns(44),
+        ValueError,
+        "w must have a dimension 1 that is a positive multiple of 8, got 44",
+    ),
+    "stride": Case(
+        put("a", wider_rows), ValueError, "a must have strides that are multiples of 8.*"
+    ),
+    "offsets-stride": Case(
+        put("expert_offsets", lambda t: t.repeat_interleave(2)[::2]),
+        ValueError,
+        r"expert_offsets must be contiguous, got strides \[2\]",
+    ),
+    "index-stride": Case(
+        put("row_index", lambda t: t.repeat_interleave(2)[::2]),
+        ValueError,
+        r"row_index must be contiguous, got strides \[2\]",
+    ),
+    "top-k": Case(
+        put("top_k", lambda _: 0), ValueError, "top_k must be between 1 and 2147483647, got 0"
+    ),
+}
+
+
+def gemm_arguments(device: torch.device) -> Arguments:
+    return {
+        "a": torch.randn(6, 64, device=device).bfloat16(),
+        "w": torch.randn(3, 48, 64, device=device).bfloat16(),
+        "expert_offsets": torch.tensor([0, 1, 3, 6], device=device).int(),
+        "row_index": torch.arange(6, device=device).int(),
+        "top_k": 1,
+    }
+
+
+@pytest.mark.parametrize("case", GEMM_CASES.values(), ids=GEMM_CASES.keys())
+def test_grouped_gemm(case, device):
+    arguments = gemm_arguments(device)
+    case.change(arguments)
+    expect("grouped_gemm", arguments, case)
+
+
+def test_epilogue(device):
+    arguments = gemm_arguments(device)
+    with pytest.raises(
+        ValueError, match=r"^grouped_gemm: epilogue must be \"none\" or \"swiglu\", got 'gelu'"
+    ):
+        torch_sm80moe.grouped_gemm(**arguments, epilogue="gelu")
+    with pytest.raises(
+        OPERATOR_ERRORS, match="grouped_gemm: epilogue must be between 0 and 1, got 2"
+    ):
+        torch.ops.sm80moe.grouped_gemm(**arguments, epilogue=2)
+
+
+def test_swiglu_needs_sixteens(device):
+    arguments = gemm_arguments(device)
+    cut_columns(40)(arguments)
+    case = Case(
+        cut_columns(40),
+        ValueError,
+        "w must have a dimension 1 that is a positive multiple of 16, got 40",
+    )
+    expect("grouped_gemm", {**arguments, "epilogue": "swiglu"}, case)
+
+
+COMBINE_CASES = {
+    "dtype": Case(
+        put("rows", torch.Tensor.float), TypeError, "rows must be float16 or bfloat16, got float32"
+    ),
+    "weights-bf16": Case(
+        put("topk_weights", torch.Tensor.bfloat16),
+        TypeError,
+        "topk_weights must be float32, got bfloat16",
+    ),
+    "position-int64": Case(
+        put("row_position", torch.Tensor.long), TypeError, "row_position must be int32, got int64"
+    ),
+    "position-shape": Case(
+        put("row_position", lambda t: t[:2]),
+        ValueError,
+        r"row_position must have shape \[3, 2\], got \[2, 2\]",
+    ),
+    "hidden": Case(
+        put("rows", lambda t: t[:, :60]),
+        ValueError,
+        "rows must have a last dimension that is a positive multiple of 8, got 60",
+    ),
+    "position-columns": Case(
+        put("row_position", transposed_memory),
+        ValueError,
+        r"row_position must be contiguous, got strides \[1, 3\]",
+    ),
+    "stride": Case(
+        put("rows", wider_rows), ValueError, "rows must have strides that are multiples of 8.*"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COMBINE_CASES.values(), ids=COMBINE_CASES.keys())
+def test_combine(case, device):
+    arguments: Arguments = {
+        "rows": torch.randn(6, 64, device=device).half(),
+        "topk_weights": torch.rand(3, 2, device=device),
+        "row_position": torch.zeros(3, 2, device=device).int(),
+    }
+    case.change(arguments)
+    expect("combine", arguments, case)
+
+
+@pytest.mark.parametrize("tactic", [-2, 1000])
+def test_unknown_tactic(tactic, device):
+    for name in ("tactic_w13", "tactic_w2"):
+        arguments = {**moe_arguments(device), name: tactic}
+        with pytest.raises(ValueError, match=f"^fused_moe: {name} must be .*, got {tactic}"):
+            torch_sm80moe.fused_moe(**arguments)
+    with pytest.raises(ValueError, match=f"^grouped_gemm: tactic must be .*, got {tactic}"):
+        torch_sm80moe.grouped_gemm(**gemm_arguments(device), tactic=tactic)
+
+
+def test_forced_tactic_on_the_cpu():
+    with pytest.raises(
+        ValueError, match=r"^fused_moe: tactic_w13 must be -1 for tensors on the CPU, got 0"
+    ):
+        torch_sm80moe.fused_moe(**moe_arguments("cpu"), tactic_w13=0)
+
+
+@pytest.mark.parametrize("name", ["hidden_states", "w13", "w2", "topk_weights"])
+def test_no_backward(name, device):
+    arguments = moe_arguments(device)
+    arguments[name].requires_grad_()
+    sentence = "^fused_moe: inputs must not require grad because there is no backward"
+    with pytest.raises(RuntimeError, match=sentence):
+        torch_sm80moe.fused_moe(**arguments)
+    with torch.no_grad():
+        torch_sm80moe.fused_moe(**arguments)
+
+
+def test_no_backward_of_the_parts(device):
+    calls = {
+        "topk_route": (torch.randn(3, 4, device=device, requires_grad=True), 2),
+        "grouped_gemm": (
+            torch.randn(6, 64, device=device).half().requires_grad_(),
+            torch.randn(1, 16, 64, device=device).half(),
+            torch.tensor([0, 6], device=device).int(),
+        ),
+        "combine": (
+            torch.randn(6, 64, device=device).half(),
+            torch.rand(3, 2, device=device, requires_grad=True),
+            torch.zeros(3, 2, device=device).int(),
+        ),
+    }
+    for op, arguments in calls.items():
+        with pytest.raises(RuntimeError, match=f"^{op}: inputs must not require grad"):
+            getattr(torch_sm80moe, op)(*arguments)
+
+
+def test_limits():
+    with pytest.raises(ValueError, match=r"^configure: shared_memory_limit must be .*, got -1"):
+        torch_sm80moe.configure(shared_memory_limit=-1)
+    with pytest.raises(ValueError, match=r"^select_tactic: num_rows must be .*, got 0"):
+        torch_sm80moe.select_tactic(0, 8, 64, 64)
+    with pytest.raises(ValueError, match=r"^select_tactic: epilogue must be .*, got 'gelu'"):
+        torch_sm80moe.select_tactic(1, 8, 64, 64, epilogue="gelu")
+    with pytest.raises(ValueError, match=r"^select_tactic: device must be a CUDA device, got cpu"):
+        torch_sm80moe.select_tactic(1, 8, 64, 64, device="cpu")
+
+
+def test_tensors_that_are_not_there():
+    """Meta tensors are judged by the same rules."""
+    arguments = moe_arguments("cpu")
+    arguments = {name: tensor.to("meta") for name, tensor in arguments.items()}
+    assert torch_sm80moe.fused_moe(**arguments).shape == (5, 64)
+    arguments["w2"] = arguments["w2"][:3]
+    with pytest.raises(ValueError, match=r"^fused_moe: w2 must have shape"):
+        torch_sm80moe.fused_moe(**arguments)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["hidden_states", "w13", "w2", "topk_weights", "topk_ids"])
+@pytest.mark.parametrize("leader", ["cuda", "cpu"])
+def test_mixed_devices(leader, name, cuda):
+    arguments = moe_arguments("cpu")
+    arguments = {key: value.to(cuda) for key, value in arguments.items()}
+    if leader == "cpu":
+        arguments = {key: value.cpu() for key, value in arguments.items()}
+    arguments[name] = arguments[name].to("cpu" if leader == "cuda" else cuda)
+    with pytest.raises(ValueError, match=r"^fused_moe: \w+ must be on .* like hidden_states, got"):
+        torch_sm80moe.fused_moe(**arguments)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["hidden_states", "w13", "w2", "out"])
+def test_unaligned_pointer(name, cuda):
+    arguments = out_arguments(cuda)
+    tensor = arguments[name]
+    shifted = torch.empty(tensor.numel() + 4, dtype=tensor.dtype, device=cuda)[4:]
+    arguments[name] = shifted.view(tensor.shape).copy_(tensor)
+    with pytest.raises(
+        RuntimeError, match=re.compile(f"fused_moe_out: {name} must be aligned to 16 bytes, got")
+    ):
+        torch_sm80moe.fused_moe_out(**arguments)
+    assert arguments["out"].isnan().all()
+
+
+def test_unaligned_pointer_is_fine_on_the_cpu():
+    """Checkpoints that are mapped into memory begin anywhere."""
+    arguments = moe_arguments("cpu")
+    expected = torch_sm80moe.fused_moe(**arguments)
+    w13 = arguments["w13"]
+    shifted = torch.empty(w13.numel() + 1, dtype=w13.dtype)[1:]
+    arguments["w13"] = shifted.view(w13.shape).copy_(w13)
+    assert torch.equal(torch_sm80moe.fused_moe(**arguments), expected)

@@ -1,0 +1,64 @@
+"""torch's own examination of an operator: schema, fake, functionalisation, dynamic shapes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from torch_sm80moe.testing import Problem
+
+OPERATORS = torch.ops.sm80moe
+
+
+def check(operator, *args, **kwargs) -> None:
+    torch.library.opcheck(operator.default, args, kwargs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("hazard", ["none", "int64_ids", "strided", "out_of_range"])
+def test_fused_moe(hazard, dtype, device):
+    inputs = Problem(5, 4, 2, dtype=dtype, hazard=hazard).make(device)
+    check(OPERATORS.fused_moe, *inputs)
+    check(OPERATORS.fused_moe_out, *inputs, torch.empty_like(inputs.hidden_states))
+
+
+def test_fused_moe_without_tokens(device):
+    inputs = Problem(0, 4, 2).make(device)
+    check(OPERATORS.fused_moe, *inputs)
+    check(OPERATORS.fused_moe_out, *inputs, torch.empty_like(inputs.hidden_states))
+
+
+def test_topk_route(device):
+    check(OPERATORS.topk_route, torch.randn(5, 16, device=device), 2)
+    check(OPERATORS.topk_route, torch.randn(5, 16, device=device).half(), 2, False)
+
+
+def test_sort_by_expert(device):
+    check(OPERATORS.sort_by_expert, torch.randint(-1, 5, (7, 3), device=device), 4)
+    check(OPERATORS.sort_by_expert, torch.zeros(7, 3, device=device).int(), 4)
+
+
+@pytest.mark.parametrize("epilogue", [0, 1])
+def test_grouped_gemm(epilogue, device):
+    a = torch.randn(6, 64, device=device).half()
+    w = torch.randn(2, 48, 64, device=device).half()
+    offsets = torch.tensor([0, 2, 5], device=device).int()
+    row_index = torch.arange(9, device=device).int()
+    check(OPERATORS.grouped_gemm, a, w, offsets, epilogue=epilogue)
+    check(OPERATORS.grouped_gemm, a, w, offsets, row_index, top_k=2, epilogue=epilogue)
+
+
+def test_combine(device):
+    rows = torch.randn(6, 64, device=device).half()
+    position = torch.tensor([[0, 5], [-1, 2]], device=device).int()
+    check(OPERATORS.combine, rows, torch.rand(2, 2, device=device), position)
+
+
+def test_operators_without_tensors():
+    check(OPERATORS.tactic_table)
+    check(OPERATORS.configure, 0)
+
+
+@pytest.mark.gpu
+def test_select_tactic(cuda):
+    check(OPERATORS.select_tactic, 8, 4, 64, 64, 0, 0)

@@ -1,0 +1,103 @@
+"""The specification against the plainest loops there are, in float64."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from torch_sm80moe import reference, testing
+from torch_sm80moe.testing import HAZARDS, Problem
+
+
+def naive_fused_moe(x, w13, w2, topk_weights, topk_ids) -> torch.Tensor:
+    """Go token by token and choice by choice, as the formula does."""
+    out = torch.zeros(x.shape, dtype=torch.float64)
+    intermediate_size = w2.size(2)
+    for token in range(x.size(0)):
+        for choice in range(topk_ids.size(1)):
+            expert = int(topk_ids[token, choice])
+            if 0 <= expert < w13.size(0):
+                gate = w13[expert, :intermediate_size].double() @ x[token].double()
+                up = w13[expert, intermediate_size:].double() @ x[token].double()
+                y = w2[expert].double() @ (gate / (1 + (-gate).exp()) * up)
+                out[token] += topk_weights[token, choice].double() * y
+    return out
+
+
+def test_fused_moe():
+    for hazard in HAZARDS:
+        inputs = Problem(9, 4, 3, 16, 24, hazard=hazard).make()
+        expected = naive_fused_moe(*inputs)
+        in_fp64 = reference.fused_moe(*inputs, dtype=torch.float64)
+        torch.testing.assert_close(in_fp64, expected, rtol=1e-12, atol=1e-12)
+        in_fp32 = reference.fused_moe(*inputs)
+        torch.testing.assert_close(in_fp32.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_fused_moe_is_the_composition_of_its_parts():
+    inputs = Problem(9, 4, 3, 16, 24, hazard="out_of_range").make()
+    offsets, row_index, row_position = reference.sort_by_expert(inputs.topk_ids, 4)
+    intermediate = reference.grouped_gemm(
+        inputs.hidden_states,
+        inputs.w13,
+        offsets,
+        row_index,
+        top_k=3,
+        epilogue="swiglu",
+        dtype=torch.float64,
+    )
+    rows = reference.grouped_gemm(intermediate, inputs.w2, offsets, dtype=torch.float64)
+    out = reference.combine(rows, inputs.topk_weights, row_position, dtype=torch.float64)
+    torch.testing.assert_close(out, naive_fused_moe(*inputs), rtol=1e-12, atol=1e-12)
+
+
+def test_topk_route():
+    logits = [[0.0, 2.0, 1.0, 2.0]]
+    total = sum(math.exp(v) for v in logits[0])
+    weights, ids = reference.topk_route(torch.tensor(logits), 3, renormalize=False)
+    assert ids.tolist() == [[1, 3, 2]]
+    expected = torch.tensor([[math.exp(v) / total for v in (2.0, 2.0, 1.0)]])
+    torch.testing.assert_close(weights, expected)
+    weights, _ = reference.topk_route(torch.tensor(logits), 3)
+    torch.testing.assert_close(weights, expected / expected.sum())
+
+
+def test_sort_by_expert():
+    offsets, row_index, row_position = reference.sort_by_expert(
+        torch.tensor([[2, 0], [5, 0], [-1, 2]]), 3
+    )
+    assert offsets.tolist() == [0, 2, 2, 4]
+    assert row_index.tolist() == [1, 3, 0, 5, -1, -1]
+    assert row_position.tolist() == [[2, 0], [-1, 1], [-1, 3]]
+
+
+def test_error_is_measured_by_scale():
+    expected = torch.tensor([[3e-6, 0.0], [0.0, 4e-6]])
+    out = expected.clone()
+    out[1, 0] = 1e-6
+    error = testing.measure_error(out, expected)
+    assert math.isclose(error.relative, 1 / 5, rel_tol=1e-6)
+    assert math.isclose(error.element, 1 / 2.5, rel_tol=1e-6)
+    assert error.worst == (1, 0)
+
+
+def test_nan_is_an_infinite_error():
+    assert testing.measure_error(torch.tensor([math.nan]), torch.ones(1)).relative == math.inf
+    assert testing.measure_error(torch.ones(2), torch.zeros(2)).element == math.inf
+    assert testing.measure_error(torch.zeros(2), torch.zeros(2)).relative == 0
+
+
+def test_one_rounding_more_is_noticed():
+    """The checks of the layer would see a weight in bf16, or a sum over k in bf16."""
+    inputs = Problem(128, 8, 4, 128, 64).make()
+    right = testing.exact_then_round(inputs)
+    testing.assert_rounds_as_documented(right, inputs, "right")
+    coarse = inputs._replace(topk_weights=inputs.topk_weights.bfloat16().float())
+    wrong = testing.exact_then_round(coarse)
+    try:
+        testing.assert_rounds_as_documented(wrong, inputs, "weights in bf16")
+    except AssertionError as error:
+        assert "documented roundings" in str(error)
+    else:
+        raise AssertionError("a rounding more went unnoticed")
