@@ -14,7 +14,7 @@ from setuptools.errors import BaseError
 
 from build_tools import environment, flags
 from build_tools.environment import BuildError
-from build_tools.native import PACKAGE, ROOT, build_library
+from build_tools.native import LIBRARY, PACKAGE, ROOT, build_library
 from build_tools.receipt import sources_sha256
 from build_tools.toolchain import find_cuda_toolkit
 
@@ -28,29 +28,19 @@ class Build(build):
 
 
 class BuildPy(build_py):
-    """Adds `_build_info.json` to a package that no compiler adds anything to."""
+    """Completes a package for which nothing is compiled."""
 
     def run(self) -> None:
         super().run()
-        if environment.cpu_only() and not self.editable_mode:
-            _write_build_info(Path(self.build_lib, PACKAGE.name), self.distribution.get_version())
+        if environment.cpu_only():
+            _complete_package(self, in_place=self.editable_mode)
 
 
 class BuildExt(build_ext):
-    """Adds `_C.so` and `_build_info.json` to the package."""
+    """Completes a package with the compiled library."""
 
     def run(self) -> None:
-        in_place = self.inplace or self.editable_mode
-        package = PACKAGE if in_place else Path(self.build_lib, PACKAGE.name)
-        try:
-            library = build_library()
-            package.mkdir(parents=True, exist_ok=True)
-            # Never written over: a process that has the old file mapped would crash.
-            Path(package, library.name).unlink(missing_ok=True)
-            shutil.copy2(library, package)
-            _write_build_info(package, self.distribution.get_version())
-        except BuildError as error:
-            raise BaseError(str(error)) from error
+        _complete_package(self, in_place=self.inplace or self.editable_mode)
 
     def get_ext_filename(self, fullname: str) -> str:
         return fullname.replace(".", "/") + ".so"
@@ -68,9 +58,26 @@ def extensions() -> list[Extension]:
     return [] if environment.cpu_only() else [Extension(f"{PACKAGE.name}._C", sources=[])]
 
 
-def _write_build_info(package: Path, version: str) -> None:
+def _complete_package(command: build_py | build_ext, *, in_place: bool) -> None:
+    """Put `_C.so`, unless this is a CPU-only build, and `_build_info.json` into the package."""
+    package = PACKAGE if in_place else Path(command.build_lib, PACKAGE.name)
+    package.mkdir(parents=True, exist_ok=True)
+    library = package / LIBRARY.name
+    try:
+        built = None if environment.cpu_only() else build_library()
+        # Never written over: a process that has the old library mapped would crash.
+        library.unlink(missing_ok=True)
+        if built:
+            shutil.copy2(built, library)
+        info = json.dumps(_build_info(command.distribution.get_version()), indent=2)
+    except BuildError as error:
+        raise BaseError(str(error)) from error
+    (package / "_build_info.json").write_text(info + "\n")
+
+
+def _build_info(version: str) -> dict[str, object]:
     cpu_only = environment.cpu_only()
-    info = {
+    return {
         "version": version,
         "commit": _commit(),
         "sources_sha256": sources_sha256(),
@@ -79,7 +86,6 @@ def _write_build_info(package: Path, version: str) -> None:
         "architectures": [] if cpu_only else [f"sm_{arch}" for arch in environment.architectures()],
         "ptx": None if cpu_only else f"compute_{flags.PTX_ARCHITECTURE}",
     }
-    Path(package, "_build_info.json").write_text(json.dumps(info, indent=2) + "\n")
 
 
 def _commit() -> str | None:
