@@ -83,6 +83,13 @@ def qualified_name(operator: str) -> str:
     return f"{NAMESPACE}::{operator}"
 
 
+def runs_on(operator: str, dispatch_key: str) -> bool:
+    """Return whether the operator has an implementation for the device of this key."""
+    return torch._C._dispatch_has_computed_kernel_for_dispatch_key(
+        qualified_name(operator), dispatch_key
+    )
+
+
 def overload(operator: str) -> Any:
     """Return the operator's only overload; calling it skips the lookup that a packet makes."""
     return getattr(getattr(torch.ops, NAMESPACE), operator).default

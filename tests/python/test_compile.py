@@ -1,0 +1,170 @@
+"""The operators inside torch.compile, torch.export and AOTInductor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from torch_sm80moe import (
+    FusedMoE,
+    combine,
+    fused_moe,
+    fused_moe_out,
+    grouped_gemm,
+    sort_by_expert,
+)
+from torch_sm80moe.testing import Inputs, Problem
+
+pytestmark = pytest.mark.compile
+
+# The first size equals no other size of the problem: the compiler would tie the two together.
+TOKENS = (17, 3, 2, 64)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def layer_on(device: torch.device) -> FusedMoE:
+    return FusedMoE(64, 72, num_experts=8, top_k=2, device=device)
+
+
+def tokens_on(device: torch.device, num_tokens: int) -> torch.Tensor:
+    return torch.randn(num_tokens, 64, device=device).bfloat16()
+
+
+def first_tokens(inputs: Inputs, num_tokens: int) -> Inputs:
+    return inputs._replace(
+        hidden_states=inputs.hidden_states[:num_tokens],
+        topk_weights=inputs.topk_weights[:num_tokens],
+        topk_ids=inputs.topk_ids[:num_tokens],
+    )
+
+
+def by_parts(x, w13, w2, topk_weights, topk_ids) -> torch.Tensor:
+    """Compose the layer of its parts, with arithmetic between them for the compiler to fuse."""
+    offsets, row_index, row_position = sort_by_expert(topk_ids, w13.size(0))
+    top_k = topk_ids.size(1)
+    rows = grouped_gemm(x + 0.5, w13, offsets, row_index, top_k=top_k, epilogue="swiglu")
+    rows = grouped_gemm(rows * 2, w2, offsets)
+    return combine(rows, topk_weights / 2, row_position)
+
+
+@pytest.mark.parametrize("function", [fused_moe, by_parts], ids=lambda f: f.__name__)
+def test_fullgraph(function, device):
+    inputs = Problem(17).make(device)
+    compiled = torch.compile(function, fullgraph=True)
+    torch.testing.assert_close(compiled(*inputs), function(*inputs))
+
+
+def test_out_is_written(device):
+    inputs = Problem(17).make(device)
+
+    def into(out: torch.Tensor, *args: torch.Tensor) -> torch.Tensor:
+        fused_moe_out(*args, out)
+        return out + 1
+
+    out = torch.full_like(inputs.hidden_states, torch.nan)
+    plus_one = torch.compile(into, fullgraph=True)(out, *inputs)
+    assert torch.equal(out, fused_moe(*inputs))
+    torch.testing.assert_close(plus_one, out + 1)
+
+
+def test_dynamic_tokens_compile_once(device):
+    inputs = Problem(max(TOKENS)).make(device)
+    counter = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(fused_moe, fullgraph=True, dynamic=True, backend=counter)
+    for num_tokens in TOKENS:
+        fewer = first_tokens(inputs, num_tokens)
+        assert torch.equal(compiled(*fewer), fused_moe(*fewer))
+    assert counter.frame_count == 1
+    # The compiler treats the sizes 0 and 1 as constants: one more graph each, not one a call.
+    for num_tokens in (1, 0, 1, 0):
+        fewer = first_tokens(inputs, num_tokens)
+        assert torch.equal(compiled(*fewer), fused_moe(*fewer))
+    assert counter.frame_count <= 3
+
+
+def test_changing_tokens_compile_twice(device):
+    """By default the first size is taken as a constant, and all others share one graph."""
+    layer = layer_on(device)
+    counter = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(layer, fullgraph=True, backend=counter)
+    for num_tokens in (5, 8, 17, 64, 9):
+        x = tokens_on(device, num_tokens)
+        torch.testing.assert_close(compiled(x), layer(x), rtol=2e-2, atol=2e-2)
+    assert counter.frame_count == 2
+
+
+def test_wrong_shape_is_reported_while_compiling(device):
+    inputs = Problem(17).make(device)
+    compiled = torch.compile(fused_moe, fullgraph=True)
+    with pytest.raises(Exception, match=r"fused_moe: w2 must have shape"):
+        compiled(*inputs._replace(w2=inputs.w2[:3]))
+
+
+def test_gradients_are_refused_while_compiling(device):
+    inputs = Problem(17).make(device)
+    inputs.w2.requires_grad_()
+    with pytest.raises(Exception, match="must not require grad"):
+        torch.compile(fused_moe, fullgraph=True)(*inputs)
+    with torch.no_grad():
+        torch.compile(fused_moe, fullgraph=True)(*inputs)
+
+
+def exported(device: torch.device) -> tuple[FusedMoE, torch.export.ExportedProgram]:
+    layer = layer_on(device)
+    shapes = {"hidden_states": {0: torch.export.Dim("T")}}
+    return layer, torch.export.export(layer, (tokens_on(device, 7),), dynamic_shapes=shapes)
+
+
+def check_tokens(run: Callable[..., torch.Tensor], layer: FusedMoE, device: torch.device) -> None:
+    for num_tokens in (2, 7, 30, 500):
+        x = tokens_on(device, num_tokens)
+        # Compiled, the router's GEMM may round otherwise than in eager mode.
+        torch.testing.assert_close(run(x), layer(x), rtol=2e-2, atol=2e-2)
+
+
+def test_export(device):
+    layer, program = exported(device)
+    names = {str(node.target) for node in program.graph.nodes}
+    assert {"sm80moe.fused_moe.default", "sm80moe.topk_route.default"} <= names
+    check_tokens(program.module(), layer, device)
+
+
+def test_exported_program_is_saved_and_loaded(device, tmp_path):
+    layer, program = exported(device)
+    torch.export.save(program, tmp_path / "layer.pt2")
+    check_tokens(torch.export.load(tmp_path / "layer.pt2").module(), layer, device)
+
+
+def test_aot_inductor(device, tmp_path):
+    layer, program = exported(device)
+    package = torch._inductor.aoti_compile_and_package(
+        program, package_path=str(tmp_path / "layer.pt2")
+    )
+    check_tokens(torch._inductor.aoti_load_package(package), layer, device)
+
+
+@pytest.mark.gpu
+def test_reduce_overhead(cuda):
+    """The mode records CUDA graphs: their replays must follow other routings."""
+    layer = layer_on(cuda)
+    compiled = torch.compile(layer, fullgraph=True, mode="reduce-overhead")
+    for _ in range(6):
+        x = tokens_on(cuda, 33)
+        torch.testing.assert_close(compiled(x).clone(), layer(x), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.gpu
+def test_reduce_overhead_with_other_routings(cuda):
+    compiled = torch.compile(fused_moe, fullgraph=True, mode="reduce-overhead")
+    for hazard in ("none", "one_expert", "none_in_range", "repeated_ids", "out_of_range", "none"):
+        inputs = Problem(33, hazard=hazard).make(cuda)
+        assert torch.equal(compiled(*inputs).clone(), fused_moe(*inputs)), hazard

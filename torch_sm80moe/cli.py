@@ -1,0 +1,60 @@
+"""The command line: `sm80moe info` and `sm80moe demo`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch_sm80moe import info
+from torch_sm80moe._version import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except CommandError as error:
+        print(f"sm80moe {options.command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class CommandError(Exception):
+    """Something that the user has to put right, said in one sentence."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sm80moe", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    describe = commands.add_parser("info", help="say what is installed, and what is missing")
+    describe.set_defaults(run=_run_info)
+
+    demo = commands.add_parser("demo", help="generate text with a small mixture-of-experts model")
+    demo.add_argument("--model", type=Path, help="folder of a transformers checkpoint")
+    demo.add_argument("--prompt", default="def main(", help="text to continue")
+    demo.add_argument("--tokens", type=int, default=64, help="how many tokens to generate")
+    demo.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if it can be used")
+    demo.set_defaults(run=_run_demo)
+    return parser
+
+
+def _run_info(options: argparse.Namespace) -> None:
+    info.print_info()
+
+
+def _run_demo(options: argparse.Namespace) -> None:
+    try:
+        from torch_sm80moe import demo
+    except ModuleNotFoundError as error:
+        raise CommandError(
+            f"{error.name} must be installed: pip install torch_sm80moe[transformers]"
+        ) from error
+    try:
+        demo.run(options.model, options.prompt, options.tokens, options.device)
+    except (FileNotFoundError, ValueError) as error:
+        raise CommandError(str(error)) from error
