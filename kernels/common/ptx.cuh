@@ -17,10 +17,15 @@ SM80MOE_DEVICE uint32_t shared_address(const void* ptr) {
 
 // clang-format off
 
-// 16-byte copy that bypasses L1. Writes zeros when `valid` is false; `src` is then not read.
-SM80MOE_DEVICE void cp_async_16(uint32_t dst, const void* src, bool valid) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
-               :: "r"(dst), "l"(src), "r"(valid ? 16 : 0) : "memory");
+// 16-byte copy that bypasses L1. Writes zeros when `valid` is 0; `src` is then not read. L2 fetches
+// 256 bytes: the next stage of the same row, which DRAM then gives in one burst.
+SM80MOE_DEVICE void cp_async_16(uint32_t dst, const void* src, uint32_t valid) {
+  asm volatile("{\n"
+               ".reg .pred ignore_src;\n"
+               "setp.eq.u32 ignore_src, %2, 0;\n"
+               "cp.async.cg.shared.global.L2::256B [%0], [%1], 16, ignore_src;\n"
+               "}"
+               :: "r"(dst), "l"(src), "r"(valid) : "memory");
 }
 
 SM80MOE_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

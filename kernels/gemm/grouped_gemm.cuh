@@ -34,19 +34,19 @@ __global__ void __launch_bounds__(Config::kThreads)
   Loop mainloop(loader, ring);
 
   const int num_k_tiles = ceil_div(args.k, Config::kCtaK);
-  const int warp = warp_index();
   ExpertTile tile;
   for (int index = blockIdx.x; scheduler.tile_at(index, tile); index += gridDim.x) {
     typename Loop::Accumulator acc = {};
     mainloop.run(num_k_tiles, tile.m_end - tile.m_begin, acc);
 
     Smem::Reduction::run(acc, reinterpret_cast<float*>(smem + Smem::kReductionOffset));
+    const int warp = warp_index();
     if (Loop::warp_k(warp) > 0) continue;
     const int col0 = tile.tile_n * Loader::kColumnsPerTile +
                      Loop::warp_col(warp) / Epilogue::kWeightRowsPerColumn;
     store_accumulators<T, Epilogue, Config::kWarpN>(static_cast<T*>(args.out), out_n, acc,
                                                     tile.m_begin + Loop::warp_row(warp),
-                                                    Loop::kRowStep, tile.m_end, col0);
+                                                    Config::kRowsPerBlock, tile.m_end, col0);
   }
 }
 

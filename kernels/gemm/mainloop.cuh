@@ -17,7 +17,8 @@ class Mainloop {
   using WTile = typename Loader::WTile;
   using Accumulator = float[Config::kMmasM][Config::kMmasN][4];
 
-  SM80MOE_DEVICE Mainloop(Loader& loader, uint32_t ring) : loader_(loader), ring_(ring) {
+  SM80MOE_DEVICE Mainloop(Loader& loader, uint32_t ring)
+      : loader_(loader), ring_(ring), stage_(ring) {
     const int lane = lane_index(), warp = warp_index();
     const int warp_k = warp / (Config::kWarpsN * Config::kWarpsM);
     const int row = warp_row(warp) + lane % 16;
@@ -31,57 +32,90 @@ class Mainloop {
 
     // Invariant from here on: kStages - 1 groups are in flight. Empty groups keep it true when
     // there is nothing left to load.
-#pragma unroll
+#pragma unroll 1
     for (int stage = 0; stage < Config::kStages - 1; ++stage) {
       loader_.template issue<1>(0);
       commit_stage();
     }
     wait_for_stage();
-    if (stages_ahead_ > 0) load_all_fragments(0);
+    if (stages_ahead_ == 0) return;
+    load_a_share<Config::kMmasM, 1>(0, 0);
+#pragma unroll
+    for (int pair = 0; pair < kPairs; ++pair) load_w(pair, 0);
   }
 
-  // First row of this warp's first 16-row block; its blocks are kRowStep apart, so that a short
-  // last tile still gives every warp some of its rows.
-  static constexpr int kRowStep = Config::kWarpsM * Config::kMmaM;
+  // First row of the warp's first block, first column, share of the reduction.
   SM80MOE_DEVICE static int warp_row(int warp) {
     return warp / Config::kWarpsN % Config::kWarpsM * Config::kMmaM;
   }
   SM80MOE_DEVICE static int warp_col(int warp) { return warp % Config::kWarpsN * Config::kWarpN; }
   SM80MOE_DEVICE static int warp_k(int warp) { return warp / (Config::kWarpsN * Config::kWarpsM); }
 
-  // Adds up one tile of `num_k_tiles` stages, of which only the first `rows` rows are wanted: the
-  // 16-row blocks that hold none of them are not multiplied.
+  // Adds up one tile of `num_k_tiles` stages. Blocks that hold none of its `rows` are not
+  // multiplied.
   SM80MOE_DEVICE void run(int num_k_tiles, int rows, Accumulator& acc) {
-    run_blocks<Config::kMmasM>(num_k_tiles, ceil_div(rows, kRowStep), acc);
+    run_blocks<Config::kMmasM>(num_k_tiles, ceil_div(rows, Config::kRowsPerBlock), acc);
   }
 
  private:
+  static constexpr int kPairs = Config::kMmasN / 2;  // of 8-column blocks: what one ldmatrix loads
+  // Fragments are double-buffered unless the accumulators leave no room; the next step's then
+  // overwrite those just used for the last time.
+  static constexpr int kBuffers = Config::kMmasM * Config::kMmasN > 32 ? 1 : 2;
+
   template <int kBlocks>
   SM80MOE_DEVICE void run_blocks(int num_k_tiles, int blocks, Accumulator& acc) {
     if constexpr (kBlocks > 1) {
-      if (blocks <= kBlocks / 2) return run_blocks<kBlocks / 2>(num_k_tiles, blocks, acc);
+      if (blocks < kBlocks) return run_blocks<kBlocks - 1>(num_k_tiles, blocks, acc);
     }
     for (int k_tile = 0; k_tile < num_k_tiles; ++k_tile) multiply_stage<kBlocks>(acc);
   }
 
-  // One stage. The next step's fragments are loaded before this step's mma, and the wait for the
-  // next stage comes before the last step's mma, so the tensor cores have work through both.
+  // One stage, step by step of 16 along the reduction. Copies and the next step's fragment loads
+  // are dealt out between the mma, so that neither the tensor cores nor shared memory wait for a
+  // burst of the other.
   template <int kBlocks>
   SM80MOE_DEVICE void multiply_stage(Accumulator& acc) {
 #pragma unroll
-    for (int step = 0; step < Config::kMmasK; ++step) {
-      loader_.template issue<Config::kMmasK>(step);
-      const int next = (step + 1) % 2;
-      if (step + 1 < Config::kMmasK) {
-        load_fragments<kBlocks>(next, step + 1);
-      } else {
-        --stages_ahead_;
-        commit_stage();
-        slot_ = slot_ + 1 == Config::kStages ? 0 : slot_ + 1;
-        wait_for_stage();
-        if (stages_ahead_ > 0) load_all_fragments(next);
+    for (int step = 0; step < Config::kMmasK - 1; ++step) {
+#pragma unroll
+      for (int pair = 0; pair < kPairs; ++pair) {
+        loader_.template issue<Config::kMmasK * kPairs>(step * kPairs + pair);
+        multiply_pair<kBlocks>(acc, pair, step, true);
+        load_w(pair, step + 1);
+        if (kBuffers > 1) load_a_share<kBlocks, kPairs>(pair, step + 1);
       }
-      multiply<kBlocks>(acc, step % 2);
+    }
+    last_step<kBlocks>(acc);
+  }
+
+  // The last step waits for the next stage half way, when its own mma are still under way.
+  template <int kBlocks>
+  SM80MOE_DEVICE void last_step(Accumulator& acc) {
+    constexpr int kStep = Config::kMmasK - 1, kPairsBefore = kPairs / 2;
+#pragma unroll
+    for (int pair = 0; pair < kPairs; ++pair)
+      loader_.template issue<Config::kMmasK * kPairs>(kStep * kPairs + pair);
+#pragma unroll
+    for (int pair = 0; pair < kPairsBefore; ++pair) multiply_pair<kBlocks>(acc, pair, kStep, false);
+
+    --stages_ahead_;
+    commit_stage();
+    stage_ = Loader::next_stage(ring_, stage_);
+    wait_for_stage();
+    const bool has_next = stages_ahead_ > 0;
+#pragma unroll
+    for (int pair = kPairsBefore; pair < kPairs; ++pair) {
+      if (has_next && pair - kPairsBefore < kPairsBefore) load_w(pair - kPairsBefore, 0);
+      multiply_pair<kBlocks>(acc, pair, kStep, has_next);
+      if (!has_next) continue;
+      load_w(pair, 0);
+      // Every block of the new stage: the tile it belongs to may want more than this one.
+      if (kBuffers > 1) load_a_share<Config::kMmasM, kPairs - kPairsBefore>(pair - kPairsBefore, 0);
+    }
+    if (kBuffers == 1 && has_next) {
+#pragma unroll
+      for (int i = kBlocks; i < Config::kMmasM; ++i) load_a(i, 0);
     }
   }
 
@@ -98,42 +132,50 @@ class Mainloop {
     __syncthreads();
   }
 
-  // Of a new stage every block is loaded: the tile it belongs to may want more than the last one.
-  SM80MOE_DEVICE void load_all_fragments(int buffer) { load_fragments<Config::kMmasM>(buffer, 0); }
-
-  template <int kBlocks>
-  SM80MOE_DEVICE void load_fragments(int buffer, int step) {
-    const uint32_t stage = ring_ + slot_ * Loader::kStageBytes;
-    const uint32_t a = ATile::advance_pairs(stage + a_lane_, step);
-    const uint32_t w = WTile::advance_pairs(stage + w_lane_, step);
+  // Share `share` of kShares of the activation fragments of `step`, for the first kBlocks blocks.
+  template <int kBlocks, int kShares>
+  SM80MOE_DEVICE void load_a_share(int share, int step) {
 #pragma unroll
-    for (int i = 0; i < kBlocks; ++i)
-      ptx::ldmatrix_x4(a_frag_[buffer][i], a + i * kRowStep * ATile::kRowBytes);
-#pragma unroll
-    for (int j = 0; j < Config::kMmasN / 2; ++j)
-      Weight::load_fragments(w_frag_[buffer][j], w + j * 16 * WTile::kRowBytes);
+    for (int i = share * kBlocks / kShares; i < (share + 1) * kBlocks / kShares; ++i)
+      load_a(i, step);
   }
 
-  // Serpentine order: neighbouring mma share an operand, which the register cache then holds.
+  SM80MOE_DEVICE void load_a(int block, int step) {
+    const uint32_t a = ATile::advance_pairs(stage_ + a_lane_, step);
+    ptx::ldmatrix_x4(a_frag_[step % kBuffers][block],
+                     a + block * Config::kRowsPerBlock * ATile::kRowBytes);
+  }
+
+  SM80MOE_DEVICE void load_w(int pair, int step) {
+    const uint32_t w = WTile::advance_pairs(stage_ + w_lane_, step);
+    Weight::load_fragments(w_frag_[step % kBuffers][pair], w + pair * 16 * WTile::kRowBytes);
+  }
+
+  // Serpentine order: neighbouring mma share an operand, which the register cache then holds. With
+  // single buffers the last pass runs the way the next step starts, and each activation fragment is
+  // replaced, if there is a next step, as soon as it is free.
   template <int kBlocks>
-  SM80MOE_DEVICE void multiply(Accumulator& acc, int buffer) {
+  SM80MOE_DEVICE void multiply_pair(Accumulator& acc, int pair, int step, bool has_next) {
+    const uint32_t(&w)[4] = w_frag_[step % kBuffers][pair];
+    const bool replaces_a = kBuffers == 1 && pair == kPairs - 1;
 #pragma unroll
-    for (int i = 0; i < kBlocks; ++i)
+    for (int half = 0; half < 2; ++half)
 #pragma unroll
-      for (int column = 0; column < Config::kMmasN; ++column) {
-        const int j = i % 2 == 0 ? column : Config::kMmasN - 1 - column;
-        const uint32_t* b = w_frag_[buffer][j / 2] + j % 2 * 2;
-        ptx::mma_m16n8k16(acc[i][j], a_frag_[buffer][i], b[0], b[1], T{});
+      for (int row = 0; row < kBlocks; ++row) {
+        const int i = half == 0 || replaces_a ? row : kBlocks - 1 - row;
+        ptx::mma_m16n8k16(acc[i][2 * pair + half], a_frag_[step % kBuffers][i], w[2 * half],
+                          w[2 * half + 1], T{});
+        if (replaces_a && half == 1 && has_next) load_a(i, (step + 1) % Config::kMmasK);
       }
   }
 
   Loader& loader_;
   const uint32_t ring_;
-  uint32_t a_lane_, w_lane_;
-  int slot_ = 0;
-  int stages_ahead_ = 0;  // issued and not yet multiplied
-  uint32_t a_frag_[2][Config::kMmasM][4];
-  uint32_t w_frag_[2][Config::kMmasN / 2][4];
+  uint32_t stage_;            // being multiplied
+  uint32_t a_lane_, w_lane_;  // where in it this lane's first fragments are
+  int stages_ahead_ = 0;      // issued and not yet multiplied
+  uint32_t a_frag_[kBuffers][Config::kMmasM][4];
+  uint32_t w_frag_[kBuffers][kPairs][4];
 };
 
 }  // namespace sm80moe::gemm

@@ -13,10 +13,10 @@ struct GroupedGemmArgs {
   const void* w;                  // [num_experts, n, k]
   const int32_t* row_index;       // [num_rows] or null
   const int32_t* expert_offsets;  // [num_experts + 1]
-  void* out;  // [num_rows, n] or [num_rows, n / 2], contiguous; see the epilogue
-  int64_t a_row_stride;
-  int64_t w_row_stride;
-  int64_t w_expert_stride;
+  void* out;               // [num_rows, n] or [num_rows, n / 2], contiguous; see the epilogue
+  int64_t w_expert_bytes;  // from one expert's weights to the next's
+  uint32_t w_row_bytes;    // from one weight row to the next
+  uint32_t a_row_chunks;   // from one activation row to the next, in 16-byte chunks
   int num_rows;
   int num_source_rows;
   int top_k;
@@ -29,8 +29,9 @@ enum class EpilogueKind { kStore, kSwiglu };  // the numbers that the operators 
 
 inline constexpr int kMaxExperts = 1024;
 
-// A source row is addressed by a 32-bit count of 16-byte chunks from the tensor's start.
-inline constexpr int64_t kMaxTensorChunks = int64_t{1} << 32;
+// A row is addressed by a 32-bit count of 16-byte chunks from the start of its matrix.
+inline constexpr int64_t kMaxMatrixChunks = int64_t{1} << 32;
+inline constexpr int64_t kMaxRowBytes = int64_t{1} << 32;
 
 // Shared memory in which the scheduler keeps its list of experts, beside what the tactic needs.
 constexpr int scheduler_smem_bytes(int num_experts) {

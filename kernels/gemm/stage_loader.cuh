@@ -22,16 +22,27 @@ struct TileCopy {
   SM80MOE_DEVICE static bool owns_pass(int pass) {
     return Tile::kRows % kRowsPerPass == 0 || thread_row() + pass * kRowsPerPass < Tile::kRows;
   }
+
+  // Where the thread's chunk of `pass` goes, given where that of pass 0 goes: passes that are whole
+  // swizzle periods apart differ by a constant.
+  static constexpr int kSwizzlePeriod = 8 * Tile::kRowsPerLine;
+  SM80MOE_DEVICE static uint32_t destination(uint32_t first, int pass) {
+    const int rows = pass * kRowsPerPass;
+    if (kRowsPerPass % kSwizzlePeriod == 0) return first + rows * Tile::kRowBytes;
+    return first - Tile::byte_offset(thread_row(), thread_chunk()) +
+           Tile::byte_offset(thread_row() + rows, thread_chunk());
+  }
 };
 
 // Walks the (tile, k tile) pairs of this CTA ahead of the consumer, across tile boundaries, so that
-// the ring never drains between two tiles. Source addresses are worked out once a tile and kept as
-// 32-bit chunk counts.
+// the ring never drains between two tiles. What can be worked out once a tile is: in the loop a
+// copy costs one address, one predicate and the copy itself.
 template <class Config, class T, class Weight, class Epilogue>
 class StageLoader {
  public:
+  using Stored = typename Weight::Stored;
   using ATile = SwizzledTile<T, Config::kCtaM, Config::kCtaK>;
-  using WTile = SwizzledTile<typename Weight::Stored, Config::kCtaN, Config::kCtaK>;
+  using WTile = SwizzledTile<Stored, Config::kCtaN, Config::kCtaK>;
   using Columns = typename Epilogue::template Columns<Config::kWarpN>;
   using Scheduler = ExpertTileScheduler<Config>;
 
@@ -40,40 +51,48 @@ class StageLoader {
   static constexpr int kColumnsPerTile = Config::kCtaN / Epilogue::kWeightRowsPerColumn;
 
   SM80MOE_DEVICE StageLoader(const GroupedGemmArgs& args, const Scheduler& scheduler, uint32_t ring)
-      : args_(args), scheduler_(scheduler), ring_(ring), tile_index_(blockIdx.x) {
+      : args_(args),
+        scheduler_(scheduler),
+        ring_(ring),
+        tile_index_(blockIdx.x),
+        stage_(ring),
+        a_thread_(ATile::byte_offset(ACopy::thread_row(), ACopy::thread_chunk())),
+        w_thread_(ATile::kBytes + WTile::byte_offset(WCopy::thread_row(), WCopy::thread_chunk())) {
     enter_tile();
   }
 
   // True while stages remain to be issued.
-  SM80MOE_DEVICE bool has_stage() const { return has_tile_; }
+  SM80MOE_DEVICE bool has_stage() const { return k_tiles_left_ > 0; }
 
-  // Issues part `part` of kParts of the current stage's copies.
+  // Issues part `part` of kParts of the current stage's copies; zeros when no stage remains.
   template <int kParts>
   SM80MOE_DEVICE void issue(int part) const {
-    if (!has_tile_) return;
-    const uint32_t a_smem = ring_ + slot_ * kStageBytes;
-    const uint32_t w_smem = a_smem + ATile::kBytes;
-    const bool k_valid =
-        (k_tile_ * ATile::kChunksPerRow + ACopy::thread_chunk()) * ATile::kElemsPerChunk < args_.k;
-    const uint32_t k_chunk = k_tile_ * ATile::kChunksPerRow;
 #pragma unroll
     for (int copy = 0; copy < kCopies; ++copy) {
       if (copy * kParts / kCopies != part) continue;
-      if (copy < ACopy::kPasses) {
-        copy_a(a_smem, copy, k_chunk, k_valid);
-      } else {
-        copy_w(w_smem, copy - ACopy::kPasses, k_chunk, k_valid);
-      }
+      if (copy < ACopy::kPasses)
+        copy_a(copy);
+      else
+        copy_w(copy - ACopy::kPasses);
     }
   }
 
-  // Moves to the next stage; the slot it will land in is the next of the ring.
+  // Moves to the next stage and the next slot of the ring.
   SM80MOE_DEVICE void advance() {
-    if (!has_tile_) return;
-    slot_ = slot_ + 1 == Config::kStages ? 0 : slot_ + 1;
-    if (++k_tile_ * Config::kCtaK < args_.k) return;
-    tile_index_ += gridDim.x;
-    enter_tile();
+    stage_ = next_stage(ring_, stage_);
+    if (!has_stage()) return;
+    if (--k_tiles_left_ == 0) {
+      tile_index_ += gridDim.x;
+      enter_tile();
+    } else {
+      a_source_ += ATile::kRowBytes;
+      w_source_ += WTile::kRowBytes;
+      drop_chunks_past_k();
+    }
+  }
+
+  SM80MOE_DEVICE static uint32_t next_stage(uint32_t ring, uint32_t stage) {
+    return stage == ring + kRingBytes - kStageBytes ? ring : stage + kStageBytes;
   }
 
  private:
@@ -87,69 +106,69 @@ class StageLoader {
 
   SM80MOE_DEVICE void enter_tile() {
     ExpertTile tile;
-    has_tile_ = scheduler_.tile_at(tile_index_, tile);
-    if (!has_tile_) return;
-    k_tile_ = 0;
+    a_live_ = w_live_ = 0;
+    k_tiles_left_ = 0;
+    if (!scheduler_.tile_at(tile_index_, tile)) return;
+    k_tiles_left_ = ceil_div(args_.k, Config::kCtaK);
     find_a_rows(tile);
     find_w_rows(tile);
+    drop_chunks_past_k();
   }
 
   SM80MOE_DEVICE void find_a_rows(const ExpertTile& tile) {
-    a_valid_ = 0;
+    a_source_ = static_cast<const char*>(args_.a) + ACopy::thread_chunk() * kChunkBytes;
 #pragma unroll
     for (int pass = 0; pass < ACopy::kPasses; ++pass) {
       const int m = tile.m_begin + ACopy::thread_row() + pass * ACopy::kRowsPerPass;
-      a_chunk_[pass] = ACopy::thread_chunk();
+      a_chunk_[pass] = 0;
       if (m >= tile.m_end) continue;
       const int source = args_.row_index ? args_.row_index[m] / args_.top_k : m;
       // An index that the caller got wrong reads as a row of zeros.
       if (source < 0 || source >= args_.num_source_rows) continue;
-      a_chunk_[pass] += source * static_cast<uint32_t>(args_.a_row_stride / ATile::kElemsPerChunk);
-      a_valid_ |= 1u << pass;
+      a_chunk_[pass] = source * args_.a_row_chunks;
+      a_live_ |= 1u << pass;
     }
   }
 
   SM80MOE_DEVICE void find_w_rows(const ExpertTile& tile) {
     const int out_n = args_.n / Epilogue::kWeightRowsPerColumn;
     const int col0 = tile.tile_n * kColumnsPerTile;
-    w_expert_ =
-        static_cast<const char*>(args_.w) +
-        tile.expert * args_.w_expert_stride * static_cast<int64_t>(sizeof(typename Weight::Stored));
-    w_chunk_ = source_row(WCopy::thread_row(), col0) * w_row_chunks() + WCopy::thread_chunk();
-    w_valid_ = 0;
+    const int64_t row = col0 + source_row(WCopy::thread_row());
+    w_source_ = static_cast<const char*>(args_.w) + WCopy::thread_chunk() * kChunkBytes +
+                tile.expert * args_.w_expert_bytes + row * args_.w_row_bytes;
 #pragma unroll
     for (int pass = 0; pass < WCopy::kPasses; ++pass) {
-      const int row = WCopy::thread_row() + pass * WCopy::kRowsPerPass;
-      if (col0 + Columns::output_column(row) < out_n) w_valid_ |= 1u << pass;
+      const int tile_row = WCopy::thread_row() + pass * WCopy::kRowsPerPass;
+      if (col0 + Columns::output_column(tile_row) < out_n) w_live_ |= 1u << pass;
     }
   }
 
-  // The row of W that lies in `tile_row` of a tile whose first output column is col0.
-  SM80MOE_DEVICE uint32_t source_row(int tile_row, int col0) const {
-    return col0 + Columns::output_column(tile_row) + (Columns::is_up(tile_row) ? args_.n / 2 : 0);
-  }
-  SM80MOE_DEVICE uint32_t w_row_chunks() const {
-    return static_cast<uint32_t>(args_.w_row_stride / WTile::kElemsPerChunk);
+  // Only the last k tile can be short; of it the chunks past the end are zeros.
+  SM80MOE_DEVICE void drop_chunks_past_k() {
+    if (k_tiles_left_ > 1) return;
+    const int k_in_tile = args_.k - (ceil_div(args_.k, Config::kCtaK) - 1) * Config::kCtaK;
+    if (ACopy::thread_chunk() * ATile::kElemsPerChunk >= k_in_tile) a_live_ = 0;
+    if (WCopy::thread_chunk() * WTile::kElemsPerChunk >= k_in_tile) w_live_ = 0;
   }
 
-  SM80MOE_DEVICE void copy_a(uint32_t smem, int pass, uint32_t k_chunk, bool k_valid) const {
+  // The row of W, counted from the tile's first output column, that lies in `tile_row`.
+  SM80MOE_DEVICE int source_row(int tile_row) const {
+    return Columns::output_column(tile_row) + (Columns::is_up(tile_row) ? args_.n / 2 : 0);
+  }
+
+  SM80MOE_DEVICE void copy_a(int pass) const {
     if (!ACopy::owns_pass(pass)) return;
-    const int row = ACopy::thread_row() + pass * ACopy::kRowsPerPass;
-    const bool valid = k_valid && (a_valid_ >> pass & 1);
-    const uint32_t chunk = valid ? a_chunk_[pass] + k_chunk : 0;
-    ptx::cp_async_16(smem + ATile::byte_offset(row, ACopy::thread_chunk()),
-                     static_cast<const char*>(args_.a) + static_cast<int64_t>(chunk) * kChunkBytes,
-                     valid);
+    ptx::cp_async_16(ACopy::destination(stage_ + a_thread_, pass),
+                     a_source_ + static_cast<uint64_t>(a_chunk_[pass]) * kChunkBytes,
+                     a_live_ & (1u << pass));
   }
 
-  SM80MOE_DEVICE void copy_w(uint32_t smem, int pass, uint32_t k_chunk, bool k_valid) const {
+  SM80MOE_DEVICE void copy_w(int pass) const {
     if (!WCopy::owns_pass(pass)) return;
-    const int row = WCopy::thread_row() + pass * WCopy::kRowsPerPass;
-    const bool valid = k_valid && (w_valid_ >> pass & 1);
-    const uint32_t rows_on = source_row(pass * WCopy::kRowsPerPass, 0);
-    const uint32_t chunk = valid ? w_chunk_ + rows_on * w_row_chunks() + k_chunk : 0;
-    ptx::cp_async_16(smem + WTile::byte_offset(row, WCopy::thread_chunk()),
-                     w_expert_ + static_cast<int64_t>(chunk) * kChunkBytes, valid);
+    const auto rows_on = static_cast<uint32_t>(source_row(pass * WCopy::kRowsPerPass));
+    ptx::cp_async_16(WCopy::destination(stage_ + w_thread_, pass),
+                     w_source_ + static_cast<uint64_t>(rows_on) * args_.w_row_bytes,
+                     w_live_ & (1u << pass));
   }
 
   const GroupedGemmArgs& args_;
@@ -157,15 +176,16 @@ class StageLoader {
   const uint32_t ring_;
 
   int tile_index_;
-  int k_tile_ = 0;
-  int slot_ = 0;
-  bool has_tile_;
+  int k_tiles_left_;  // of the tile, the current one included; 0 when there is no tile
 
-  uint32_t a_chunk_[ACopy::kPasses];
-  uint32_t a_valid_;  // one bit a pass
-  const char* w_expert_;
-  uint32_t w_chunk_;
-  uint32_t w_valid_;
+  // Where the stage goes, where in it this thread's first chunks go, and where they come from. Bit
+  // p of a mask says that pass p has a chunk.
+  uint32_t stage_;
+  const uint32_t a_thread_, w_thread_;
+  const char* a_source_;
+  const char* w_source_;
+  uint32_t a_chunk_[ACopy::kPasses];  // gathered rows, in chunks from the tensor's start
+  uint32_t a_live_, w_live_;
 };
 
 }  // namespace sm80moe::gemm

@@ -22,6 +22,7 @@ inline constexpr Tactic kTactics[] = {
     { 128, 128,  64,  2, 2, 1, 3},  // id 5: prefill
     { 128, 256,  64,  2, 4, 1, 3},  // id 6: long prefill, one CTA an SM
     { 128, 128,  32,  2, 2, 1, 5},  // id 7: prefill, two CTAs in the 99 KB of SM86
+    { 160, 256,  64,  2, 4, 1, 3},  // id 8
 };
 // clang-format on
 inline constexpr int kNumTactics = sizeof(kTactics) / sizeof(kTactics[0]);

@@ -18,6 +18,9 @@ struct TileConfig {
   static constexpr int kWarpM = kCtaM / kWarpsM, kWarpN = kCtaN / kWarpsN;
   static constexpr int kWarpK = kCtaK / kWarpsK;
   static constexpr int kMmasM = kWarpM / kMmaM, kMmasN = kWarpN / kMmaN, kMmasK = kWarpK / kMmaK;
+  // A warp's 16-row mma tiles are interleaved with those of the other warps: a block is one of
+  // each, and a tile that wants few rows gives every warp some.
+  static constexpr int kRowsPerBlock = kWarpsM * kMmaM;
   static constexpr int kThreads = kWarpsM * kWarpsN * kWarpsK * kWarpSize;
 
   static_assert(kCtaM % (kWarpsM * kMmaM) == 0, "warps must tile cta_m in units of 16 rows");

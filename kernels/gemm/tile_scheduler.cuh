@@ -7,19 +7,23 @@ namespace sm80moe::gemm {
 
 struct ExpertTile {
   int expert;
-  int m_begin, m_end;  // rows of the grouped output, m_end exclusive and possibly past the tile
+  int m_begin, m_end;  // rows of the grouped output, m_end exclusive
   int tile_n;          // which column tile
 };
 
 // Numbers the tiles of all experts and hands them out, one CTA stride at a time. Expert sizes are
 // read on the device, so the host never synchronizes to learn how many rows each expert received.
 //
+// An expert's rows are cut into as few tiles as hold them, all of the same height but for one
+// 16-row block a warp: a ragged end is shared out, not left to a tile that loads weights for a few
+// rows.
+//
 // Within an expert the m tiles are walked fastest, in bands: the CTAs that run together then share
 // a weight tile, and the band's activations still fit in L2 when the next weight tile comes.
 template <class Config>
 class ExpertTileScheduler {
  public:
-  static constexpr int kMTilesPerBand = 16;
+  static constexpr unsigned kMTilesPerBand = 16;
 
   // All threads of the CTA call; `m_tiles_before` is theirs to share, scheduler_smem_bytes() long.
   SM80MOE_DEVICE ExpertTileScheduler(const GroupedGemmArgs& args, int out_n, int columns_per_tile,
@@ -35,20 +39,28 @@ class ExpertTileScheduler {
 
   SM80MOE_DEVICE bool tile_at(int index, ExpertTile& tile) const {
     if (index >= num_tiles_) return false;
-    const int expert = find_expert(index / tiles_n_);
-    const int before = m_tiles_before_[expert];
-    const int tiles_m = m_tiles_before_[expert + 1] - before;
-    const int local = index - before * tiles_n_;
+    // Unsigned, because nothing is negative and the division is then shorter.
+    const unsigned tiles_n = tiles_n_;
+    const int expert = find_expert(index / tiles_n);
+    const unsigned before = m_tiles_before_[expert];
+    const unsigned tiles_m = m_tiles_before_[expert + 1] - before;
+    const unsigned local = index - before * tiles_n;
 
-    const int band = local / (kMTilesPerBand * tiles_n_);
-    const int in_band = local - band * kMTilesPerBand * tiles_n_;
-    const int band_height = min_of(kMTilesPerBand, tiles_m - band * kMTilesPerBand);
-    const int tile_m = band * kMTilesPerBand + in_band % band_height;
+    const unsigned band = local / (kMTilesPerBand * tiles_n);
+    const unsigned in_band = local - band * kMTilesPerBand * tiles_n;
+    const unsigned band_height = min_of(kMTilesPerBand, tiles_m - band * kMTilesPerBand);
+    const unsigned tile_n = in_band / band_height;
+    const unsigned tile_m = band * kMTilesPerBand + in_band - tile_n * band_height;
 
+    const int begin = rows_begin(expert), end = rows_end(expert);
+    const unsigned blocks = ceil_div(end - begin, Config::kRowsPerBlock);
+    const unsigned height = blocks / tiles_m, taller = blocks - height * tiles_m;
+    const unsigned first_block = tile_m * height + min_of(tile_m, taller);
+    const unsigned last_block = first_block + height + (tile_m < taller ? 1 : 0);
     tile.expert = expert;
-    tile.m_begin = rows_begin(expert) + tile_m * Config::kCtaM;
-    tile.m_end = rows_end(expert);
-    tile.tile_n = in_band / band_height;
+    tile.m_begin = begin + first_block * Config::kRowsPerBlock;
+    tile.m_end = min_of(begin + static_cast<int>(last_block) * Config::kRowsPerBlock, end);
+    tile.tile_n = tile_n;
     return true;
   }
 

@@ -109,11 +109,15 @@ void Checker::rows(const char* name, const Tensor& t) const {
     if (strides[dim] % kRowMultiple != 0)
       fail(name, " must have strides that are multiples of ", kRowMultiple,
            " elements, got strides ", bracketed(strides));
-    // Kernels count chunks from the start of a matrix in 32 bits.
-    if (dim == t.dim() - 2) span += (t.size(dim) - 1) * strides[dim];
+    // Kernels hold a row's length and its distance from the start of the matrix in 32 bits.
+    if (dim < t.dim() - 2) continue;
+    span += (t.size(dim) - 1) * strides[dim];
+    if (strides[dim] * static_cast<int64_t>(t.element_size()) >= gemm::kMaxRowBytes)
+      fail(name, " must have rows less than ", gemm::kMaxRowBytes, " bytes apart, got strides ",
+           bracketed(strides));
   }
-  if (span / kRowMultiple >= gemm::kMaxTensorChunks)
-    fail(name, " must span at most ", gemm::kMaxTensorChunks * kRowMultiple,
+  if (span / kRowMultiple >= gemm::kMaxMatrixChunks)
+    fail(name, " must span less than ", gemm::kMaxMatrixChunks * kRowMultiple,
          " elements a matrix, got ", span);
   if (reinterpret_cast<uintptr_t>(t.data_ptr()) % kAlignment != 0)
     fail(name, " must be aligned to ", kAlignment, " bytes, got address ", t.data_ptr());

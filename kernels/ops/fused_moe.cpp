@@ -108,9 +108,8 @@ cudaError_t sort(const DeviceScope& device, const Layer& layer, const Workspace&
 gemm::GroupedGemmArgs first_gemm(const Layer& layer, const Workspace& work) {
   gemm::GroupedGemmArgs args{};
   set_weights(args, layer.w13);
-  args.a = layer.hidden_states.data_ptr();
-  args.a_row_stride = layer.hidden_states.stride(0);
-  args.num_source_rows = static_cast<int>(layer.num_tokens());
+  set_activations(args, layer.hidden_states.data_ptr(), layer.num_tokens(),
+                  layer.hidden_states.stride(0));
   args.row_index = work.row_index;
   args.top_k = static_cast<int>(layer.top_k());
   args.expert_offsets = work.expert_offsets;
@@ -123,9 +122,7 @@ gemm::GroupedGemmArgs first_gemm(const Layer& layer, const Workspace& work) {
 gemm::GroupedGemmArgs second_gemm(const Layer& layer, const Workspace& work) {
   gemm::GroupedGemmArgs args{};
   set_weights(args, layer.w2);
-  args.a = work.intermediate;
-  args.a_row_stride = layer.intermediate_size();
-  args.num_source_rows = static_cast<int>(layer.num_rows());
+  set_activations(args, work.intermediate, layer.num_rows(), layer.intermediate_size());
   args.top_k = 1;
   args.expert_offsets = work.expert_offsets;
   args.num_rows = static_cast<int>(layer.num_rows());

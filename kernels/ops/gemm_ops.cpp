@@ -56,9 +56,7 @@ Tensor grouped_gemm(Tensor a, Tensor w, Tensor expert_offsets, std::optional<Ten
 
   gemm::GroupedGemmArgs args{};
   set_weights(args, w);
-  args.a = a.data_ptr();
-  args.a_row_stride = a.stride(0);
-  args.num_source_rows = static_cast<int>(a.size(0));
+  set_activations(args, a.data_ptr(), a.size(0), a.stride(0));
   args.expert_offsets = static_cast<const int32_t*>(expert_offsets.data_ptr());
   if (row_index) args.row_index = static_cast<const int32_t*>(row_index->data_ptr());
   args.top_k = static_cast<int>(top_k);

@@ -27,11 +27,19 @@ int resolve_tactic(const Checker& check, const DeviceInfo& info, const gemm::Lau
 
 void set_weights(gemm::GroupedGemmArgs& args, const Tensor& w) {
   args.w = w.data_ptr();
-  args.w_expert_stride = w.stride(0);
-  args.w_row_stride = w.stride(1);
+  const auto element_size = static_cast<int64_t>(w.element_size());
+  args.w_expert_bytes = w.stride(0) * element_size;
+  args.w_row_bytes = static_cast<uint32_t>(w.stride(1) * element_size);
   args.num_experts = static_cast<int>(w.size(0));
   args.n = static_cast<int>(w.size(1));
   args.k = static_cast<int>(w.size(2));
+}
+
+void set_activations(gemm::GroupedGemmArgs& args, const void* a, int64_t num_rows,
+                     int64_t row_stride) {
+  args.a = a;
+  args.num_source_rows = static_cast<int>(num_rows);
+  args.a_row_chunks = static_cast<uint32_t>(row_stride / kRowMultiple);
 }
 
 void run_gemm(const Checker& check, const DeviceScope& device, const gemm::GroupedGemmArgs& args,

@@ -8,6 +8,10 @@ namespace sm80moe::ops {
 // Points `args` at W [E, N, K].
 void set_weights(gemm::GroupedGemmArgs& args, const Tensor& w);
 
+// Points `args` at A, `row_stride` elements from row to row.
+void set_activations(gemm::GroupedGemmArgs& args, const void* a, int64_t num_rows,
+                     int64_t row_stride);
+
 // Launches the GEMM with `tactic`, or with the one selected for its shape when that is kSelect.
 // `argument` is how the caller knows the tactic, for errors.
 inline constexpr int64_t kSelect = -1;

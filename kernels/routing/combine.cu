@@ -7,33 +7,46 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kElemsPerThread = 8;  // 16 bytes
+constexpr int kRowsAtOnce = 4;
 
-// One thread owns 8 columns of one token.
+// One thread owns 8 columns of one token. Rows come in batches, all loads of a batch in flight at
+// once; the sum keeps the order of the choices.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     combine_kernel(const __grid_constant__ CombineArgs args) {
-  const int token = blockIdx.x;
+  const int64_t token = blockIdx.x;
   const int col = (blockIdx.y * kThreads + threadIdx.x) * kElemsPerThread;
   if (col >= args.hidden_size) return;
+  const T* rows = static_cast<const T*>(args.rows) + col;
+  const int32_t* positions = args.row_position + token * args.top_k;
+  const float* weights = args.topk_weights + token * args.weights_row_stride;
 
   float sum[kElemsPerThread] = {};
-  for (int j = 0; j < args.top_k; ++j) {
-    const int row = args.row_position[static_cast<int64_t>(token) * args.top_k + j];
-    if (row < 0 || row >= args.num_rows) continue;
-    const float weight = args.topk_weights[token * args.weights_row_stride + j];
-    const uint4 words = *reinterpret_cast<const uint4*>(static_cast<const T*>(args.rows) +
-                                                        row * args.rows_stride + col);
-    const uint32_t pairs[] = {words.x, words.y, words.z, words.w};
+  for (int j0 = 0; j0 < args.top_k; j0 += kRowsAtOnce) {
+    uint4 words[kRowsAtOnce];
+    float weight[kRowsAtOnce];
 #pragma unroll
-    for (int i = 0; i < kElemsPerThread / 2; ++i) {
-      const float2 pair = unpack_pair(pairs[i], T{});
-      sum[2 * i] = fmaf(weight, pair.x, sum[2 * i]);
-      sum[2 * i + 1] = fmaf(weight, pair.y, sum[2 * i + 1]);
+    for (int i = 0; i < kRowsAtOnce; ++i) {
+      const int row = j0 + i < args.top_k ? positions[j0 + i] : -1;
+      const bool valid = row >= 0 && row < args.num_rows;
+      weight[i] = valid ? weights[j0 + i] : 0.0f;
+      words[i] = valid ? *reinterpret_cast<const uint4*>(rows + row * args.rows_stride)
+                       : make_uint4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (int i = 0; i < kRowsAtOnce; ++i) {
+      const uint32_t pairs[] = {words[i].x, words[i].y, words[i].z, words[i].w};
+#pragma unroll
+      for (int c = 0; c < kElemsPerThread / 2; ++c) {
+        const float2 pair = unpack_pair(pairs[c], T{});
+        sum[2 * c] = fmaf(weight[i], pair.x, sum[2 * c]);
+        sum[2 * c + 1] = fmaf(weight[i], pair.y, sum[2 * c + 1]);
+      }
     }
   }
-  const uint4 packed = make_uint4(pack_pair(sum[0], sum[1], T{}), pack_pair(sum[2], sum[3], T{}),
-                                  pack_pair(sum[4], sum[5], T{}), pack_pair(sum[6], sum[7], T{}));
-  *reinterpret_cast<uint4*>(static_cast<T*>(args.out) + token * args.out_stride + col) = packed;
+  *reinterpret_cast<uint4*>(static_cast<T*>(args.out) + token * args.out_stride + col) =
+      make_uint4(pack_pair(sum[0], sum[1], T{}), pack_pair(sum[2], sum[3], T{}),
+                 pack_pair(sum[4], sum[5], T{}), pack_pair(sum[6], sum[7], T{}));
 }
 
 }  // namespace
