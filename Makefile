@@ -13,7 +13,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready-for-sm80moe
 CXX_FILES = $(shell find kernels tests -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test build wheel test-gpu bench format lint types check-resources compile-commands clean
+.PHONY: demo test build wheel test-gpu format lint types check-resources compile-commands clean
 
 demo: build
 	$(PY) -m torch_sm80moe demo
@@ -33,9 +33,6 @@ wheel: $(READY)
 #   python3 -m build_tools.gpu_suite
 test-gpu: wheel
 	$(PY) -m build_tools.gpu_suite
-
-bench: build
-	$(PY) -m torch_sm80moe bench
 
 format: $(READY)
 	$(PY) -m ruff format .

@@ -50,9 +50,9 @@ class Suite:
         """Put the wheel and the tests into `folder`."""
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
         subprocess.run([*pip, "--target", str(folder / "site"), str(wheel)], check=True)
-        shutil.copytree(
-            ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns(*_NOT_COPIED)
-        )
+        ignore = shutil.ignore_patterns(*_NOT_COPIED)
+        for name in ("tests", "examples"):
+            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
         shutil.copy2(ROOT / "pyproject.toml", folder)
         return cls(folder)
 
@@ -83,7 +83,7 @@ class Suite:
             *(_find_compute_sanitizer(), "--tool", tool, "--log-file", str(log)),
             # Only our kernels, and no complaint about calls that torch makes to see what works.
             *("--kernel-name", "kns=sm80moe", "--report-api-errors", "no"),
-            *_pytest("sanitizer"),
+            *_pytest("sanitizer and gpu"),
             # One allocation a tensor, so that an access past its end is an access to nothing.
             PYTORCH_NO_CUDA_MEMORY_CACHING="1",
         )
