@@ -70,8 +70,11 @@ class Suite:
 
     def gpu_tests(self) -> dict[str, int]:
         """Counts of `pytest -m gpu`."""
-        self.run(*_pytest("gpu"), "--junitxml=gpu.xml")
-        counts = count_tests(self.folder / "gpu.xml")
+        junit = self.folder / "gpu.xml"
+        code = self.run(*_pytest("gpu"), f"--junitxml={junit}")
+        if not junit.is_file():
+            sys.exit(f"gpu_suite: pytest must run to its end, got exit code {code}")
+        counts = count_tests(junit)
         if counts["passed"] + counts["failed"] == 0:
             sys.exit("gpu_suite: tests marked gpu must run, got none")
         return counts
@@ -108,14 +111,12 @@ def _pytest(marker: str) -> tuple[str, ...]:
 
 def count_tests(junit: Path) -> dict[str, int]:
     """Passed, failed and skipped tests of a junit file; an error counts as a failure."""
+    keys = ("tests", "failures", "errors", "skipped")
     suites = ElementTree.parse(junit).getroot().iter("testsuite")
-    totals = [[int(suite.get(key, 0)) for key in _JUNIT_KEYS] for suite in suites]
+    totals = [[int(suite.get(key, 0)) for key in keys] for suite in suites]
     tests, failures, errors, skipped = (sum(column) for column in zip(*totals, strict=True))
     failed = failures + errors
     return {"passed": tests - failed - skipped, "failed": failed, "skipped": skipped}
-
-
-_JUNIT_KEYS = ("tests", "failures", "errors", "skipped")
 
 
 def count_errors(output: str, exit_code: int) -> int:
