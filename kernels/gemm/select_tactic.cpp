@@ -6,21 +6,59 @@
 namespace sm80moe::gemm {
 namespace {
 
-// Rates of one SM at nominal clocks. Tactics are compared with one another on the same device, so
-// only the ratios matter: on A100 and H100 alike an SM does about 200 mma flops for each byte that
-// DRAM can give it.
-constexpr double kFlopsPerUs = 4.4e6;
-constexpr double kDramBytesPerUs = 2.2e4;
-constexpr double kL2BytesPerUs = 5.0e4;
-constexpr double kStageOverheadUs = 0.05;  // barrier, address arithmetic
-constexpr double kTileOverheadUs = 0.6;    // scheduling, epilogue
+// The model and its constants are explained in docs/tactics.md. Fitted: H100, 2026-11-22.
+constexpr double kFragmentCost = 35.0;  // mma slowed down by fragment loads, per 1/row + 1/column
+constexpr double kFreeFragments = 0.0196;  // 1/row + 1/column of a warp tile that mma hides
+constexpr double kShallowStage = 1.08;     // a barrier every 32 elements of depth
+constexpr double kL2BytesPerSmUs = 4.2e4;  // what one SM gets from L2
+constexpr double kTileUs = 0.5;            // finding a tile, its epilogue
+constexpr double kLaunchUs = 2.0;
+constexpr double kLoneCta = 0.65;  // time of a CTA alone on an SM, of that of several
 
-// Rows that the fullest experts are likely to have more than the mean: one standard deviation of a
-// uniform routing.
-double likely_rows_per_expert(const GemmShape& shape) {
-  const double active = std::min<double>(shape.num_experts, shape.num_rows);
-  const double mean = shape.num_rows / active;
-  return active > 1 ? mean + std::sqrt(std::max(0.0, mean - 1.0)) * 0.5 : mean;
+struct Rows {
+  double active_experts;
+  double mean, deviation;  // of an active expert's rows
+};
+
+// What a router that favours no expert gives: a multinomial draw.
+Rows expected_rows(const GemmShape& shape) {
+  const double experts = shape.num_experts, rows = shape.num_rows;
+  if (experts == 1) return {1, rows, 0};
+  const double active = experts * (1 - std::pow(1 - 1 / experts, rows));
+  const double mean = rows / active;
+  return {active, mean, std::sqrt(std::max(0.0, mean * (1 - 1 / experts)))};
+}
+
+int resident_ctas(const Tactic& t, int smem_bytes, const DeviceInfo& info) {
+  constexpr int kRegistersPerSm = 65536, kMostRegistersPerThread = 255, kFewRegisters = 168;
+  const int threads = 32 * t.warps_m * t.warps_n * t.warps_k;
+  const bool large = t.cta_m / t.warps_m * (t.cta_n / t.warps_n) >= 64 * 48;
+  const int registers = large ? kMostRegistersPerThread : kFewRegisters;
+  const int by_smem = info.smem_per_sm / (smem_bytes + info.smem_reserved_per_cta);
+  return std::max(1, std::min(by_smem, kRegistersPerSm / (registers * threads)));
+}
+
+// One expert's share of the work with so many rows: how many CTA tiles, and the SM time they take.
+struct Work {
+  double tiles = 0, sm_us = 0;
+};
+
+Work expert_work(const GemmShape& shape, const Tactic& t, double rows, const DeviceInfo& info) {
+  const double rows_per_block = 16.0 * t.warps_m;
+  const double most_blocks = t.cta_m / rows_per_block;
+  const double blocks = std::ceil(std::max(1.0, rows) / rows_per_block);
+  const double tiles_m = std::ceil(blocks / most_blocks);
+  const double tiles_n = std::ceil(static_cast<double>(shape.n) / t.cta_n);
+  const double depth = std::ceil(static_cast<double>(shape.k) / t.cta_k) * t.cta_k;
+
+  const double warp_rows = 16.0 * blocks / tiles_m;
+  const double warp_columns = static_cast<double>(t.cta_n) / t.warps_n;
+  const double exposed = std::max(0.0, 1 / warp_rows + 1 / warp_columns - kFreeFragments);
+  const double slowdown = (1 + kFragmentCost * exposed) * (t.cta_k < 64 ? kShallowStage : 1.0);
+  const double computed_rows = blocks * rows_per_block;
+  const double mma_us = 2 * computed_rows * t.cta_n * depth * slowdown / info.mma_flops_per_us;
+  const double l2_us = 2 * (tiles_m * t.cta_n + computed_rows) * depth / kL2BytesPerSmUs;
+  return {tiles_m * tiles_n, (std::max(mma_us, l2_us) + tiles_m * kTileUs) * tiles_n};
 }
 
 }  // namespace
@@ -35,45 +73,38 @@ bool tactic_fits(const LaunchTable& table, int tactic, int num_experts, const De
 
 double estimate_us(const GemmShape& shape, int tactic, int smem_bytes, const DeviceInfo& info) {
   const Tactic& t = kTactics[tactic];
-  const double active = std::min<double>(shape.num_experts, shape.num_rows);
-  const double rows = likely_rows_per_expert(shape);
-  const double m_tiles = std::ceil(rows / t.cta_m);
-  const double n_tiles = std::ceil(static_cast<double>(shape.n) / t.cta_n);
-  const double tiles = active * m_tiles * n_tiles;
+  const Rows rows = expected_rows(shape);
 
-  // A 16-row block of a short tile is skipped when it holds no row; what is multiplied comes in
-  // units of 16 * warps_m rows.
-  const double block = 16.0 * t.warps_m;
-  const double multiplied = std::ceil(rows / m_tiles / block) * block;
-  const double k_tiles = std::ceil(static_cast<double>(shape.k) / t.cta_k);
-  const double depth = k_tiles * t.cta_k;
+  // Experts with fewer rows than the mean, the mean, and more.
+  Work total;
+  for (const double deviations : {-1.0, 0.0, 1.0}) {
+    const Work one = expert_work(shape, t, rows.mean + deviations * rows.deviation, info);
+    total.tiles += one.tiles * rows.active_experts / 3;
+    total.sm_us += one.sm_us * rows.active_experts / 3;
+  }
 
-  // Wider tiles feed more mma from one fragment load.
-  const double warp_m = static_cast<double>(t.cta_m) / t.warps_m;
-  const double warp_n = static_cast<double>(t.cta_n) / t.warps_n;
-  const double fragment_efficiency = 1.0 / (1.0 + 16.0 * (1.0 / warp_m + 1.0 / warp_n));
+  // Whole waves of resident CTAs, and a last one in which each SM has what is left.
+  const double ctas = resident_ctas(t, smem_bytes, info);
+  const double tile_us = total.sm_us / total.tiles;
+  const double waves = total.tiles / (info.num_sms * ctas);
+  const double left_per_sm = (waves - std::floor(waves)) * ctas;
+  const double lone = ctas > 1 ? kLoneCta : 1.0;
+  const double last_us =
+      left_per_sm > 0 ? std::max(left_per_sm, lone * std::ceil(left_per_sm)) * tile_us : 0;
+  const double compute_us = std::floor(waves) * ctas * tile_us + last_us;
 
-  const double ctas_per_sm =
-      std::max(1, std::min(info.smem_per_sm / (smem_bytes + info.smem_reserved_per_cta),
-                           1024 / (32 * t.warps_m * t.warps_n * t.warps_k)));
-  const double waves = std::ceil(tiles / (info.num_sms * ctas_per_sm));
-  const double tiles_per_sm = std::max(tiles / info.num_sms, waves * ctas_per_sm * 0.75);
-
-  const double mma_us = 2.0 * multiplied * t.cta_n * depth / (kFlopsPerUs * fragment_efficiency);
-  const double weight_bytes = 2.0 * t.cta_n * depth / m_tiles;
-  const double l2_bytes = 2.0 * (t.cta_n + rows / m_tiles) * depth;
-  const double memory_us = std::max(weight_bytes / kDramBytesPerUs, l2_bytes / kL2BytesPerUs);
-  const double overhead_us = (kTileOverheadUs + kStageOverheadUs * k_tiles) / ctas_per_sm;
-  return tiles_per_sm * (std::max(mma_us, memory_us) + overhead_us);
+  const double dram_us =
+      2 * rows.active_experts * shape.n * static_cast<double>(shape.k) / info.dram_bytes_per_us;
+  return std::hypot(compute_us, dram_us) + kLaunchUs;
 }
 
 int select_tactic(const GemmShape& shape, const LaunchTable& table, const DeviceInfo& info) {
   int best = kNoTactic;
   double best_us = 0;
   for (int tactic = 0; tactic < kNumTactics; ++tactic) {
-    if (!tactic_fits(table, tactic, shape.num_experts, info)) continue;
-    const double us =
-        estimate_us(shape, tactic, smem_bytes(table, tactic, shape.num_experts), info);
+    const int smem = smem_bytes(table, tactic, shape.num_experts);
+    if (smem > info.smem_per_cta) continue;
+    const double us = estimate_us(shape, tactic, smem, info);
     if (best == kNoTactic || us < best_us) {
       best = tactic;
       best_us = us;

@@ -20,7 +20,7 @@ int smem_bytes(const LaunchTable& table, int tactic, int num_experts);
 // True if that much is to be had on the device.
 bool tactic_fits(const LaunchTable& table, int tactic, int num_experts, const DeviceInfo& info);
 
-// Estimated time of a tactic in microseconds on a nominal SM80 GPU; only comparisons mean anything.
+// Estimated time of a tactic in microseconds; see docs/tactics.md.
 double estimate_us(const GemmShape& shape, int tactic, int smem_bytes, const DeviceInfo& info);
 
 // The tactic with the least estimate of those that fit, kNoTactic if none does.

@@ -14,15 +14,15 @@ struct Tactic {
 // clang-format off
 inline constexpr Tactic kTactics[] = {
     //  M    N    K  wM wN wK st
-    {  16,  32, 256,  1, 1, 4, 4},  // id 0: one token; short tiles so that every SM has some
-    {  16, 128,  64,  1, 4, 1, 4},  // id 1: decode
-    {  32, 128,  64,  1, 4, 1, 4},  // id 2
-    {  64, 128,  64,  1, 4, 1, 4},  // id 3: weights still stream, all experts active
-    {  64, 256,  64,  1, 4, 1, 3},  // id 4: the same, with fewer reads of the activations
-    { 128, 128,  64,  2, 2, 1, 3},  // id 5: prefill
-    { 128, 256,  64,  2, 4, 1, 3},  // id 6: long prefill, one CTA an SM
-    { 128, 128,  32,  2, 2, 1, 5},  // id 7: prefill, two CTAs in the 99 KB of SM86
-    { 160, 256,  64,  2, 4, 1, 3},  // id 8
+    {  16,  32, 256,  1, 1, 4, 3},  // id 0: one token; short tiles so that every SM has some
+    {  16,  64, 128,  1, 2, 2, 4},  // id 1: decode
+    {  32, 128,  64,  1, 4, 1, 4},  // id 2: some tokens per expert; weights still stream
+    {  64, 128,  64,  1, 4, 1, 4},  // id 3
+    { 128, 128,  64,  2, 2, 1, 3},  // id 4: weights stream while the tensor cores are half busy
+    { 128, 256,  64,  2, 4, 1, 3},  // id 5: prefill
+    { 160, 128,  32,  2, 2, 1, 4},  // id 6: prefill in 99 KB, two CTAs where there is more
+    { 160, 256,  64,  2, 4, 1, 3},  // id 7: prefill, the most mma for a fragment load
+    { 160, 256,  32,  2, 4, 1, 3},  // id 8: the same in 99 KB
 };
 // clang-format on
 inline constexpr int kNumTactics = sizeof(kTactics) / sizeof(kTactics[0]);
