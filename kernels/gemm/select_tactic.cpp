@@ -13,7 +13,8 @@ constexpr double kShallowStage = 1.08;     // a barrier every 32 elements of dep
 constexpr double kL2BytesPerSmUs = 4.2e4;  // what one SM gets from L2
 constexpr double kTileUs = 0.5;            // finding a tile, its epilogue
 constexpr double kLaunchUs = 2.0;
-constexpr double kLoneCta = 0.65;  // time of a CTA alone on an SM, of that of several
+constexpr double kEmptyRows = 0.05;  // streaming slowed down by a tile that holds few rows
+constexpr double kLoneCta = 0.65;    // time of a CTA alone on an SM, of that of several
 
 struct Rows {
   double active_experts;
@@ -93,8 +94,9 @@ double estimate_us(const GemmShape& shape, int tactic, int smem_bytes, const Dev
       left_per_sm > 0 ? std::max(left_per_sm, lone * std::ceil(left_per_sm)) * tile_us : 0;
   const double compute_us = std::floor(waves) * ctas * tile_us + last_us;
 
-  const double dram_us =
-      2 * rows.active_experts * shape.n * static_cast<double>(shape.k) / info.dram_bytes_per_us;
+  const double weight_bytes = 2 * rows.active_experts * shape.n * static_cast<double>(shape.k);
+  const double empty = std::max(0.0, 1 - rows.mean / t.cta_m);
+  const double dram_us = weight_bytes / info.dram_bytes_per_us * (1 + kEmptyRows * empty);
   return std::hypot(compute_us, dram_us) + kLaunchUs;
 }
 
