@@ -1,0 +1,217 @@
+"""Compiles kernels/ for the CPU, with what checks every access, into build/host.
+
+From the root of the tree: `python3 -m tests.host.build` prints the program's path.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from build_tools import environment
+from tests.host.rewriter import rewrite
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+KERNELS = ROOT / "kernels"
+BUILD = Path("build/host")  # from ROOT, like every path that the compiler sees
+NINJA_FILE = BUILD / "build.ninja"
+PROGRAM = BUILD / "program" / "run"
+
+_COMMON = (
+    "-std=c++17 -gdwarf-4 -Wall -Wextra -Wno-unknown-pragmas -fno-pie "
+    f"-fdebug-prefix-map={ROOT}=. -Itests/host/include -Itests/host"
+)
+# The hooks of -fsanitize=thread are ours (runtime/access_hooks.cpp). Of UBSan those checks are left
+# out that the hooks make already.
+_CHECKED = (
+    "-O1 -fsanitize=thread,undefined --param tsan-instrument-func-entry-exit=0 "
+    "-fno-sanitize=null,object-size,pointer-overflow,vptr -include cuda_runtime.h"
+)
+_RULES = f"""
+ninja_required_version = 1.8
+builddir = {BUILD}
+rule checked
+  command = {{cxx}} {_COMMON} {_CHECKED} -I$kernels -x c++ -MMD -MF $out.d -c $in -o $out
+  depfile = $out.d
+  deps = gcc
+  description = host $out
+rule plain
+  command = {{cxx}} {_COMMON} -O2 -I$kernels -x c++ -MMD -MF $out.d -c $in -o $out
+  depfile = $out.d
+  deps = gcc
+  description = host $out
+rule link
+  command = {{cxx}} -no-pie -fsanitize=undefined $in -o $out
+  description = host $out
+"""
+
+
+class Variant:
+    """One set of kernel sources, rewritten into a folder of its own, and the program from them."""
+
+    def __init__(self, name: str, sources: dict[str, str]) -> None:
+        self.folder = BUILD / name
+        self.kernels = self.folder / "kernels"
+        self.program = self.folder / "run"
+        self._edges: list[str] = []
+        for source, text in sources.items():
+            _write_if_changed(self.kernels / source, rewrite(text, f"kernels/{source}"))
+        for path in (ROOT / self.kernels).rglob("*.*"):
+            if path.relative_to(ROOT / self.kernels).as_posix() not in sources:
+                path.unlink()
+
+    def compile(self, rule: str, source: Path) -> Path:
+        """An object file; its rule says whether accesses are checked."""
+        target = self.folder / "objects" / f"{source.as_posix().replace('/', '.')}.o"
+        self._edges += [f"build {target}: {rule} {source}", f"  kernels = {self.kernels}"]
+        return target
+
+    def generate(self, name: str, text: str) -> Path:
+        _write_if_changed(self.folder / name, text)
+        return self.folder / name
+
+    def ninja_text(self, objects: Iterable[Path]) -> str:
+        link = f"build {self.program}: link {' '.join(map(str, objects))}"
+        return "\n".join([*self._edges, link, ""])
+
+
+def kernel_sources() -> dict[str, str]:
+    """Everything under kernels/ but the bindings to torch, by path."""
+    paths = [path for path in KERNELS.rglob("*") if path.suffix in (".cu", ".cuh", ".cpp", ".h")]
+    named = {path.relative_to(KERNELS).as_posix(): path.read_text() for path in sorted(paths)}
+    return {name: text for name, text in named.items() if not name.startswith("ops/")}
+
+
+def launch_tables() -> dict[str, str]:
+    """Each launch table of kernels/gemm/inst with the template arguments that define it."""
+    tables: dict[str, str] = {}
+    for path in sorted((KERNELS / "gemm" / "inst").glob("*.cu")):
+        found = re.findall(r"const LaunchTable (\w+) =\s*launch_table<(.*)>\(\);", path.read_text())
+        if not found:
+            raise ValueError(f"{path}: must define a launch table, got none that build.py can read")
+        tables.update(found)
+    return tables
+
+
+def num_tactics() -> int:
+    """The rows of the tactic table, counted in its source."""
+    text = (KERNELS / "gemm" / "tactics.h").read_text()
+    rows = re.search(r"kTactics\[\] = \{(.*?)^\};", text, re.DOTALL | re.MULTILINE)
+    assert rows is not None
+    return len(re.findall(r"^\s*\{[\s\d,]+\}", rows[1], re.MULTILINE))
+
+
+def kernel_names() -> set[str]:
+    """The __global__ functions of kernels/, by their names in the sources."""
+    names = set()
+    for text in kernel_sources().values():
+        for declaration in re.findall(r"__global__\s+void\s+(.*?)\{", text, re.DOTALL):
+            names.add(re.findall(r"(\w+)\s*\(\s*(?:const|\w+\s+\w+)", declaration)[0])
+    return names
+
+
+def build() -> Path:
+    """Bring the program up to date and return its path."""
+    variant, objects = _whole_program()
+    _write_if_changed(NINJA_FILE, _rules() + variant.ninja_text(objects))
+    ninja(NINJA_FILE, PROGRAM)
+    return ROOT / PROGRAM
+
+
+def ninja(file: Path, *targets: Path, keep_going: bool = False) -> None:
+    """Run ninja in ROOT; the error carries the compiler's output."""
+    command = ["ninja", "-f", str(file), "-j", str(environment.max_jobs())]
+    command += ["-k", "0"] if keep_going else []
+    result = subprocess.run(
+        [*command, *map(str, targets)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if result.returncode != 0 and not keep_going:
+        raise AssertionError(f"the host program must compile:\n{result.stdout}")
+
+
+def _whole_program() -> tuple[Variant, list[Path]]:
+    variant = Variant("program", kernel_sources())
+    sources = [Path(name) for name in kernel_sources() if name.endswith((".cu", ".cpp"))]
+    objects = [variant.compile("checked", variant.kernels / source) for source in sources]
+    objects.append(variant.compile("plain", variant.generate("instances.cpp", _all_instances())))
+    objects += support_objects(variant)
+    return variant, objects
+
+
+def support_objects(variant: Variant) -> list[Path]:
+    """What every program has: the runtime, the driver, the kernels that test the runtime."""
+    folder = Path("tests/host")
+    plain = [folder / path for path in sorted(_glob("runtime/*.cpp") + _glob("driver/*.cpp"))]
+    selftest = rewrite(
+        (ROOT / folder / "selftest/selftest.cu").read_text(), "tests/host/selftest/selftest.cu"
+    )
+    checked = variant.generate("selftest.cpp", selftest)
+    return [
+        *(variant.compile("plain", path) for path in plain),
+        variant.compile("checked", checked),
+    ]
+
+
+def _glob(pattern: str) -> list[Path]:
+    here = ROOT / "tests" / "host"
+    return [path.relative_to(here) for path in here.glob(pattern)]
+
+
+_INSTANCES = """
+#include "driver/instance_kind.h"
+{includes}
+
+std::vector<driver::Instance> driver::instances() {{
+  using namespace sm80moe::gemm;
+  std::vector<Instance> all;
+{rows}
+  return all;
+}}
+"""
+
+
+def _all_instances() -> str:
+    rows = []
+    for table, arguments in launch_tables().items():
+        kind = _kind(arguments)
+        rows.append(f'  all.push_back({{"{table}", id, {kind}, {table}.launch[id]}});')
+    loop = "  for (int id = 0; id < kNumTactics; ++id) {\n" + "\n".join(rows) + "\n  }"
+    return _INSTANCES.format(includes='#include "gemm/launch.h"', rows=loop)
+
+
+def one_instance(table: str, tactic: int) -> str:
+    """The source of a program's instances that has one kernel, which compiles in seconds."""
+    arguments = launch_tables()[table]
+    row = f'"{table}", {tactic}, {_kind(arguments)}, &launch<{tactic}, {arguments}>'
+    return _INSTANCES.format(
+        includes='#include "gemm/launch_table.cuh"', rows=f"  all.push_back({{{row}}});"
+    )
+
+
+def _kind(arguments: str) -> str:
+    element, *_, epilogue = (part.strip() for part in arguments.split(","))
+    return f"element_type<{element}>(), epilogue_kind<{epilogue}>()"
+
+
+def _rules() -> str:
+    return _RULES.replace("{cxx}", environment.host_compiler())
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    # An untouched time stamp keeps ninja from compiling again.
+    absolute = ROOT / path
+    if absolute.is_file() and absolute.read_text() == text:
+        return
+    absolute.parent.mkdir(parents=True, exist_ok=True)
+    absolute.write_text(text)
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    sys.stdout.write(f"{build().relative_to(ROOT)}\n")

@@ -1,0 +1,15 @@
+#pragma once
+// Each command fills tensors, calls a launcher of kernels/, and compares with fp64.
+
+#include "driver/options.h"
+
+namespace driver {
+
+void run_list(const Options& options);
+void run_gemm(const Options& options);
+void run_topk(const Options& options);
+void run_sort(const Options& options);
+void run_combine(const Options& options);
+void run_selftest(const Options& options);
+
+}  // namespace driver

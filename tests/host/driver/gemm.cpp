@@ -1,0 +1,200 @@
+// gemm table=kBf16Store tactic=3 rows=5,0,17 n=136 k=72 seed=1: one grouped GEMM.
+
+#include <cstdio>
+#include <numeric>
+
+#include "driver/commands.h"
+#include "driver/instances.h"
+#include "driver/tensor.h"
+#include "gemm/problem.h"
+#include "runtime/settings.h"
+
+namespace driver {
+namespace {
+
+using sm80moe::ElementType;
+using sm80moe::gemm::EpilogueKind;
+using sm80moe::gemm::GroupedGemmArgs;
+
+struct Shape {
+  std::vector<int> rows;  // of each expert
+  int n, k;
+  int tail;   // rows that belong to no expert
+  int top_k;  // 0: row m of A is row m; otherwise rows are gathered by an index of pairs
+  int pad;    // elements after each row of A and W, and rows after each expert of W
+  bool wrong_index, garbage_offsets;
+
+  int num_experts() const { return static_cast<int>(rows.size()); }
+  int num_used() const { return std::accumulate(rows.begin(), rows.end(), 0); }
+  int num_rows() const { return num_used() + tail; }
+  int num_source_rows() const { return top_k ? (num_rows() + top_k - 1) / top_k : num_rows(); }
+};
+
+Shape read_shape(const Options& options) {
+  Shape shape;
+  shape.rows = options.numbers("rows");
+  if (shape.rows.empty()) usage_error("gemm: rows=... must name each expert's rows");
+  shape.n = static_cast<int>(options.number("n", 128));
+  shape.k = static_cast<int>(options.number("k", 64));
+  shape.tail = static_cast<int>(options.number("tail", 0));
+  shape.top_k = static_cast<int>(options.number("top_k", 0));
+  shape.pad = static_cast<int>(options.number("pad", 0));
+  shape.wrong_index = options.number("wrong_index", 0);
+  shape.garbage_offsets = options.number("garbage_offsets", 0);
+  return shape;
+}
+
+class Problem {
+ public:
+  Problem(const Shape& shape, const Instance& instance, simt::Random random)
+      : shape_(shape),
+        type_(instance.type),
+        swiglu_(instance.epilogue == EpilogueKind::kSwiglu),
+        out_n_(swiglu_ ? shape.n / 2 : shape.n),
+        a_("a", shape.num_source_rows(), shape.k, shape.k + shape.pad),
+        w_("w", w_expert_stride() / w_row_stride() * (shape.num_experts() - 1) + shape.n, shape.k,
+           shape.k + shape.pad),
+        row_index_("row_index", shape.top_k ? shape.num_rows() : 0),
+        expert_offsets_("expert_offsets", shape.num_experts() + 1),
+        out_("out", shape.num_rows(), out_n_, out_n_) {
+    fill_operands(random);
+    fill_row_index(random);
+    fill_offsets(random);
+  }
+
+  GroupedGemmArgs args() const {
+    GroupedGemmArgs args{};
+    args.a = a_.data();
+    args.w = w_.data();
+    args.row_index = shape_.top_k ? row_index_.data() : nullptr;
+    args.expert_offsets = expert_offsets_.data();
+    args.out = out_.data();
+    args.a_row_chunks = static_cast<uint32_t>(a_.stride() / kElementsPerChunk);
+    args.w_row_bytes = static_cast<uint32_t>(w_.stride() * sizeof(uint16_t));
+    args.w_expert_bytes = w_expert_stride() * sizeof(uint16_t);
+    args.num_rows = shape_.num_rows();
+    args.num_source_rows = shape_.num_source_rows();
+    args.top_k = std::max(shape_.top_k, 1);
+    args.num_experts = shape_.num_experts();
+    args.n = shape_.n;
+    args.k = shape_.k;
+    return args;
+  }
+
+  void check() const {
+    int row = 0;
+    for (int expert = 0; expert < shape_.num_experts(); ++expert)
+      for (int i = 0; i < shape_.rows[expert]; ++i, ++row)
+        for (int col = 0; col < out_n_; ++col) check_element(row, col, expected(expert, row, col));
+    for (; row < shape_.num_rows(); ++row)
+      for (int col = 0; col < out_n_; ++col)
+        if (out_.at(row, col) != kUntouched) wrong_result(where(row, col) + " must stay untouched");
+  }
+
+ private:
+  static constexpr uint16_t kUntouched = 0xffff;  // the poison of fresh device memory
+  static constexpr int kElementsPerChunk = 8;     // of 16 bytes
+
+  int64_t w_row_stride() const { return shape_.k + shape_.pad; }
+  int64_t w_expert_stride() const { return w_row_stride() * (shape_.n + shape_.pad); }
+
+  void fill_operands(simt::Random& random) {
+    for (int row = 0; row < shape_.num_source_rows(); ++row)
+      for (int k = 0; k < shape_.k; ++k) a_.set(row, k, to_bits(short_fraction(random), type_));
+    for (int expert = 0; expert < shape_.num_experts(); ++expert)
+      for (int row = 0; row < shape_.n; ++row)
+        for (int k = 0; k < shape_.k; ++k)
+          w_.set_flat(expert * w_expert_stride() + row * w_row_stride() + k,
+                      to_bits(short_fraction(random), type_));
+  }
+
+  void fill_row_index(simt::Random& random) {
+    if (!shape_.top_k) return;
+    std::vector<int> pairs(shape_.num_rows());
+    std::iota(pairs.begin(), pairs.end(), 0);
+    random.shuffle(pairs);
+    const int wrong[] = {-1, INT32_MIN, INT32_MAX, shape_.num_source_rows() * shape_.top_k};
+    for (int row = 0; row < shape_.num_rows(); ++row) {
+      if (shape_.wrong_index && row % 3 == 1) pairs[row] = wrong[row / 3 % 4];
+      row_index_.set_flat(row, pairs[row]);
+    }
+  }
+
+  void fill_offsets(simt::Random& random) {
+    int before = 0;
+    for (int expert = 0; expert <= shape_.num_experts(); ++expert) {
+      const int garbage = static_cast<int>(random.next()) >> random.below(32);
+      expert_offsets_.set_flat(expert, shape_.garbage_offsets ? garbage : before);
+      if (expert < shape_.num_experts()) before += shape_.rows[expert];
+    }
+  }
+
+  double dot(int expert, int row, int w_row) const {
+    const int source = shape_.top_k ? row_index_[row] / shape_.top_k : row;
+    if (source < 0 || source >= shape_.num_source_rows() || (shape_.top_k && row_index_[row] < 0))
+      return 0;
+    double sum = 0;
+    for (int k = 0; k < shape_.k; ++k)
+      sum += to_double(a_.at(source, k), type_) *
+             to_double(w_[expert * w_expert_stride() + w_row * w_row_stride() + k], type_);
+    return sum;
+  }
+
+  double expected(int expert, int row, int col) const {
+    if (!swiglu_) return dot(expert, row, col);
+    const double gate = dot(expert, row, col), up = dot(expert, row, out_n_ + col);
+    return gate / (1 + std::exp(-gate)) * up;
+  }
+
+  // Sums are exact, so only the rounding to 16 bits is left; silu adds fp32's own error to it.
+  void check_element(int row, int col, double wanted) const {
+    const double got = to_double(out_.at(row, col), type_);
+    const bool right = swiglu_ ? std::fabs(got - wanted) <= 1.01 * half_ulp(wanted, type_)
+                               : got == to_double(to_bits(wanted, type_), type_);
+    if (!right) wrong_result(where(row, col) + simt::format(" must be %g, got %g", wanted, got));
+  }
+
+  std::string where(int row, int col) const { return simt::format("  out[%d, %d]", row, col); }
+
+  const Shape shape_;
+  const ElementType type_;
+  const bool swiglu_;
+  const int out_n_;
+  Tensor<uint16_t> a_, w_;
+  Tensor<int32_t> row_index_, expert_offsets_;
+  Tensor<uint16_t> out_;
+};
+
+Instance find_instance(const std::string& table, int tactic) {
+  for (const Instance& instance : instances())
+    if (instance.table == table && instance.tactic == tactic) return instance;
+  usage_error("no table " + table + " with tactic " + std::to_string(tactic));
+}
+
+}  // namespace
+
+void run_list(const Options&) {
+  using namespace sm80moe::gemm;
+  for (const Instance& instance : instances()) {
+    const Tactic& tactic = kTactics[instance.tactic];
+    std::printf("instance table=%s tactic=%d swiglu=%d cta_m=%d cta_n=%d cta_k=%d stages=%d\n",
+                instance.table.c_str(), instance.tactic, instance.epilogue == EpilogueKind::kSwiglu,
+                tactic.cta_m, tactic.cta_n, tactic.cta_k, tactic.stages);
+  }
+}
+
+void run_gemm(const Options& options) {
+  const Instance instance = find_instance(options.text("table", "kBf16Store"),
+                                          static_cast<int>(options.number("tactic", 0)));
+  const Shape shape = read_shape(options);
+  simt::settings().check_global_races = !shape.garbage_offsets;
+
+  const Problem problem(shape, instance, simt::Random(simt::settings().seed));
+  sm80moe::DeviceInfo info;
+  cudaError_t status = sm80moe::get_device_info(0, &info);
+  if (status == cudaSuccess) status = instance.launch(problem.args(), 0, info, nullptr);
+  if (status != cudaSuccess) wrong_result(simt::format("  the launch failed with %d", status));
+  if (!shape.garbage_offsets) problem.check();
+}
+
+}  // namespace driver

@@ -1,0 +1,27 @@
+#pragma once
+// From the template arguments of a launch table to what the reference must compute.
+
+#include <type_traits>
+
+#include "driver/instances.h"
+#include "gemm/epilogue.cuh"
+
+namespace driver {
+
+template <class T>
+constexpr sm80moe::ElementType element_type() {
+  return std::is_same<T, __half>::value ? sm80moe::ElementType::kFloat16
+                                        : sm80moe::ElementType::kBFloat16;
+}
+
+template <class Epilogue>
+constexpr sm80moe::gemm::EpilogueKind epilogue_kind() {
+  using namespace sm80moe::gemm;
+  static_assert(
+      std::is_same<Epilogue, StoreEpilogue>::value || std::is_same<Epilogue, SwigluEpilogue>::value,
+      "a new epilogue needs its reference in driver/gemm.cpp");
+  return std::is_same<Epilogue, SwigluEpilogue>::value ? EpilogueKind::kSwiglu
+                                                       : EpilogueKind::kStore;
+}
+
+}  // namespace driver

@@ -1,0 +1,21 @@
+#pragma once
+// The GEMM kernels of this program. build.py writes the list from kernels/gemm/inst.
+
+#include <string>
+#include <vector>
+
+#include "gemm/launch.h"
+
+namespace driver {
+
+struct Instance {
+  std::string table;  // the launch table's name
+  int tactic;
+  sm80moe::ElementType type;
+  sm80moe::gemm::EpilogueKind epilogue;
+  sm80moe::gemm::LaunchFn launch;
+};
+
+std::vector<Instance> instances();
+
+}  // namespace driver

@@ -1,0 +1,44 @@
+// build/host/.../run <command> [name=value ...]: see README.md.
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+
+#include "driver/commands.h"
+#include "runtime/bank_conflicts.h"
+#include "runtime/settings.h"
+
+namespace {
+
+using driver::Options;
+
+const std::map<std::string, void (*)(const Options&)> kCommands = {
+    {"list", driver::run_list},       {"gemm", driver::run_gemm},
+    {"topk", driver::run_topk},       {"sort", driver::run_sort},
+    {"combine", driver::run_combine}, {"selftest", driver::run_selftest},
+};
+
+void print_bank_conflicts() {
+  const auto extra = [](simt::SharedOp op) {
+    return static_cast<unsigned long>(simt::bank_conflicts().extra_passes(op));
+  };
+  std::printf("bank_conflicts load=%lu store=%lu cp.async=%lu ldmatrix=%lu\n",
+              extra(simt::SharedOp::kLoad), extra(simt::SharedOp::kStore),
+              extra(simt::SharedOp::kAsyncCopy), extra(simt::SharedOp::kLdmatrix));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const auto command = kCommands.find(argc > 1 ? argv[1] : "");
+  if (command == kCommands.end())
+    driver::usage_error("the first word must be list, gemm, topk, sort, combine or selftest");
+  const Options options(argc, argv, 2);
+  simt::settings().seed = options.number("seed", 0);
+  simt::settings().num_sms = static_cast<int>(options.number("sms", simt::settings().num_sms));
+  command->second(options);
+  options.check_all_read();
+  print_bank_conflicts();
+  std::printf("ok seed=%lu\n", static_cast<unsigned long>(simt::settings().seed));
+}

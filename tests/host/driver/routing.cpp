@@ -1,0 +1,254 @@
+// topk, sort and combine: the routing kernels against plain loops.
+
+#include "routing/routing.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <limits>
+#include <numeric>
+
+#include "driver/commands.h"
+#include "driver/tensor.h"
+#include "runtime/settings.h"
+
+namespace driver {
+namespace {
+
+using sm80moe::ElementType;
+
+void check_status(cudaError_t status) {
+  if (status != cudaSuccess) wrong_result(simt::format("  the launch failed with %d", status));
+}
+
+ElementType read_type(const Options& options) {
+  const std::string name = options.text("type", "bf16");
+  if (name == "fp32") return ElementType::kFloat32;
+  if (name == "fp16") return ElementType::kFloat16;
+  if (name == "bf16") return ElementType::kBFloat16;
+  usage_error("type must be fp32, fp16 or bf16, got " + name);
+}
+
+// Logits of one token: few different values, so that there are ties; or what no router should give.
+double logit(const std::string& values, simt::Random& random) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const double ordinary = short_fraction(random);
+  if (values == "wild") {
+    const double wild[] = {ordinary, std::nan(""), kInfinity, -kInfinity};
+    return wild[random.below(4)];
+  }
+  return values == "nan" ? std::nan("") : ordinary;
+}
+
+// Rows of logits in a type of the caller's choosing.
+class Logits {
+ public:
+  Logits(ElementType type, int rows, int cols, int stride)
+      : type_(type),
+        wide_("logits", type == ElementType::kFloat32 ? rows : 0, cols, stride),
+        narrow_("logits", type == ElementType::kFloat32 ? 0 : rows, cols, stride) {}
+
+  const void* data() const {
+    return type_ == ElementType::kFloat32 ? static_cast<const void*>(wide_.data()) : narrow_.data();
+  }
+  void set(int row, int col, double value) {
+    if (type_ == ElementType::kFloat32)
+      wide_.set(row, col, static_cast<float>(value));
+    else
+      narrow_.set(row, col, to_bits(value, type_));
+  }
+  // NaN below every number, infinities as the largest finite float: what topk_route documents.
+  double tamed(int row, int col) const {
+    constexpr double kLargest = std::numeric_limits<float>::max();
+    const double value = type_ == ElementType::kFloat32 ? wide_.at(row, col)
+                                                        : to_double(narrow_.at(row, col), type_);
+    return std::isnan(value) ? -kLargest : std::min(std::max(value, -kLargest), kLargest);
+  }
+
+ private:
+  const ElementType type_;
+  Tensor<float> wide_;
+  Tensor<uint16_t> narrow_;
+};
+
+void check_token(const Logits& logits, int token, int num_experts, int top_k, bool renormalize,
+                 const Tensor<float>& weights, const Tensor<int32_t>& ids) {
+  std::vector<int> order(num_experts);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int a, int b) { return logits.tamed(token, a) > logits.tamed(token, b); });
+  const double largest = logits.tamed(token, order[0]);
+  const auto exponential = [&](int e) { return std::exp(logits.tamed(token, e) - largest); };
+  double sum = 0;
+  const int num_summed = renormalize ? top_k : num_experts;
+  for (int i = 0; i < num_summed; ++i) sum += exponential(order[i]);
+  for (int k = 0; k < top_k; ++k) {
+    const int64_t at = static_cast<int64_t>(token) * top_k + k;
+    if (ids[at] != order[k])
+      wrong_result(
+          simt::format("  topk_ids[%d, %d] must be %d, got %d", token, k, order[k], ids[at]));
+    const double wanted = exponential(order[k]) / sum;
+    if (!(std::fabs(weights[at] - wanted) <= 1e-5 * wanted + 1e-37))
+      wrong_result(simt::format("  topk_weights[%d, %d] must be %g, got %g", token, k, wanted,
+                                static_cast<double>(weights[at])));
+  }
+}
+
+// Stable counting sort of the valid pairs, as the specification has it.
+struct Sorted {
+  std::vector<int> offsets, row_index, row_position;
+
+  Sorted(const std::vector<int64_t>& ids, int num_experts)
+      : offsets(num_experts + 1), row_index(ids.size(), -1), row_position(ids.size(), -1) {
+    int row = 0;
+    for (int expert = 0; expert < num_experts; ++expert) {
+      offsets[expert] = row;
+      for (size_t pair = 0; pair < ids.size(); ++pair)
+        if (ids[pair] == expert) {
+          row_index[row] = static_cast<int>(pair);
+          row_position[pair] = row++;
+        }
+    }
+    offsets[num_experts] = row;
+  }
+};
+
+void check_equal(const char* name, const Tensor<int32_t>& got, const std::vector<int>& wanted) {
+  for (size_t i = 0; i < wanted.size(); ++i)
+    if (got[i] != wanted[i])
+      wrong_result(simt::format("  %s[%zu] must be %d, got %d", name, i, wanted[i], got[i]));
+}
+
+}  // namespace
+
+void run_topk(const Options& options) {
+  const ElementType type = read_type(options);
+  const int tokens = static_cast<int>(options.number("tokens", 5));
+  const int experts = static_cast<int>(options.number("experts", 8));
+  const int top_k = static_cast<int>(options.number("top_k", 2));
+  const bool renormalize = options.number("renormalize", 1);
+  const std::string values = options.text("values", "ties");
+  const int stride = experts + static_cast<int>(options.number("pad", 0));
+
+  simt::Random random(simt::settings().seed);
+  Logits logits(type, tokens, experts, stride);
+  for (int t = 0; t < tokens; ++t)
+    for (int e = 0; e < experts; ++e) logits.set(t, e, logit(values, random));
+  Tensor<float> weights("topk_weights", tokens * top_k);
+  Tensor<int32_t> ids("topk_ids", tokens * top_k);
+
+  sm80moe::routing::TopkArgs args{};
+  args.logits = logits.data();
+  args.topk_weights = weights.data();
+  args.topk_ids = ids.data();
+  args.logits_row_stride = stride;
+  args.num_tokens = tokens;
+  args.num_experts = experts;
+  args.top_k = top_k;
+  args.renormalize = renormalize;
+  check_status(sm80moe::routing::topk_route(args, type, nullptr));
+  for (int t = 0; t < tokens; ++t)
+    check_token(logits, t, experts, top_k, renormalize, weights, ids);
+}
+
+template <class Id>
+void sort_ids(const Options& options) {
+  const int tokens = static_cast<int>(options.number("tokens", 50));
+  const int top_k = static_cast<int>(options.number("top_k", 2));
+  const int experts = static_cast<int>(options.number("experts", 8));
+  const int stride = top_k + static_cast<int>(options.number("pad", 0));
+  const bool one_expert = options.number("one_expert", 0);
+  const bool invalid = options.number("invalid", 0);
+  const int num_pairs = tokens * top_k;
+
+  simt::Random random(simt::settings().seed);
+  Tensor<Id> ids("topk_ids", tokens, top_k, stride);
+  std::vector<int64_t> pairs;
+  for (int t = 0; t < tokens; ++t)
+    for (int j = 0; j < top_k; ++j) {
+      const Id wrong[] = {-1, static_cast<Id>(experts), std::numeric_limits<Id>::min(),
+                          std::numeric_limits<Id>::max()};
+      const bool is_wrong = invalid && random.below(3) == 0;
+      const Id valid = static_cast<Id>(one_expert ? experts - 1 : random.below(experts));
+      ids.set(t, j, is_wrong ? wrong[random.below(4)] : valid);
+      pairs.push_back(ids.at(t, j));
+    }
+  Tensor<int32_t> offsets("expert_offsets", experts + 1), index("row_index", num_pairs);
+  Tensor<int32_t> position("row_position", num_pairs);
+  Tensor<int32_t> scratch("scratch", sm80moe::routing::sort_scratch_ints(num_pairs, experts));
+
+  sm80moe::routing::SortArgs args{};
+  args.topk_ids = ids.data();
+  args.ids_row_stride = stride;
+  args.ids_are_int64 = sizeof(Id) == 8;
+  args.num_pairs = num_pairs;
+  args.top_k = top_k;
+  args.num_experts = experts;
+  args.expert_offsets = offsets.data();
+  args.row_index = index.data();
+  args.row_position = position.data();
+  args.scratch = scratch.data();
+  check_status(sm80moe::routing::sort_by_expert(args, nullptr));
+
+  const Sorted wanted(pairs, experts);
+  check_equal("expert_offsets", offsets, wanted.offsets);
+  check_equal("row_index", index, wanted.row_index);
+  check_equal("row_position", position, wanted.row_position);
+}
+
+void run_sort(const Options& options) {
+  options.number("int64", 0) ? sort_ids<int64_t>(options) : sort_ids<int32_t>(options);
+}
+
+void run_combine(const Options& options) {
+  const ElementType type = read_type(options);
+  const int tokens = static_cast<int>(options.number("tokens", 4));
+  const int top_k = static_cast<int>(options.number("top_k", 2));
+  const int hidden = static_cast<int>(options.number("hidden", 8));
+  const int pad = static_cast<int>(options.number("pad", 0));
+  const bool wrong_position = options.number("wrong_position", 0);
+  const int num_rows = tokens * top_k;
+
+  simt::Random random(simt::settings().seed);
+  Tensor<uint16_t> rows("rows", num_rows, hidden, hidden + pad);
+  Tensor<float> weights("topk_weights", tokens, top_k, top_k + pad);
+  Tensor<int32_t> position("row_position", tokens, top_k, top_k);
+  Tensor<uint16_t> out("out", tokens, hidden, hidden + pad);
+  const int wrong[] = {-1, num_rows, INT32_MIN, INT32_MAX};
+  for (int row = 0; row < num_rows; ++row) {
+    for (int col = 0; col < hidden; ++col)
+      rows.set(row, col, to_bits(short_fraction(random), type));
+    const int target = wrong_position && row % 2 ? wrong[row / 2 % 4] : num_rows - 1 - row;
+    position.set_flat(row, target);
+    weights.set(row / top_k, row % top_k, static_cast<float>(short_fraction(random)));
+  }
+
+  sm80moe::routing::CombineArgs args{};
+  args.rows = rows.data();
+  args.topk_weights = weights.data();
+  args.row_position = position.data();
+  args.out = out.data();
+  args.rows_stride = rows.stride();
+  args.weights_row_stride = weights.stride();
+  args.out_stride = out.stride();
+  args.num_rows = num_rows;
+  args.num_tokens = tokens;
+  args.top_k = top_k;
+  args.hidden_size = hidden;
+  check_status(sm80moe::routing::combine(args, type, nullptr));
+
+  for (int t = 0; t < tokens; ++t)
+    for (int col = 0; col < hidden; ++col) {
+      double sum = 0;
+      for (int j = 0; j < top_k; ++j) {
+        const int row = position.at(t, j);
+        if (row >= 0 && row < num_rows)
+          sum += weights.at(t, j) * to_double(rows.at(row, col), type);
+      }
+      const double got = to_double(out.at(t, col), type),
+                   exact = to_double(to_bits(sum, type), type);
+      if (got != exact)
+        wrong_result(simt::format("  out[%d, %d] must be %g, got %g", t, col, exact, got));
+    }
+}
+
+}  // namespace driver

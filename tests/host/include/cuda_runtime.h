@@ -1,0 +1,38 @@
+#pragma once
+// Replaces what nvcc puts before every .cu file: qualifiers, vector types, built-in variables and
+// intrinsics. A new intrinsic in kernels/ needs a line here.
+
+#include <cuda_runtime_api.h>
+#include <math.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "runtime/intrinsics.h"
+#include "runtime/launch.h"
+#include "runtime/ptx.h"
+
+#define __global__
+#define __device__
+#define __host__
+// Inlined as nvcc does, so that a report shows the whole chain of calls down to the kernel.
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __grid_constant__
+
+struct float2 {
+  float x, y;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+inline float __expf(float x) { return expf(x); }
+inline float __fdividef(float x, float y) { return x / y; }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
