@@ -3,6 +3,7 @@
 
 #include "common/ptx.cuh"
 #include "common/smem_layout.cuh"
+#include "gemm/column_order.cuh"
 #include "gemm/problem.h"
 #include "gemm/tile_config.cuh"
 #include "gemm/tile_scheduler.cuh"

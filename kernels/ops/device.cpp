@@ -40,7 +40,7 @@ DeviceScope::DeviceScope(const Checker& check, const Tensor& t)
                 kMinCapability % 10, " or newer, got ", info_.capability / 10, ".",
                 info_.capability % 10);
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
   stream_ = static_cast<cudaStream_t>(stream);
 }
 
@@ -64,9 +64,9 @@ Tensor DeviceScope::empty(std::initializer_list<int64_t> sizes, ScalarType type)
     stride *= sizes.begin()[dim];
   }
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides.data(),
-                               dtype_code(type), aoti_torch_device_type_cuda(), index_, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(),
+                                                  strides.data(), dtype_code(type),
+                                                  aoti_torch_device_type_cuda(), index_, &handle));
   return Tensor(handle);
 }
 

@@ -70,8 +70,8 @@ Tensor tactic_table() {
   constexpr int64_t kColumns = sizeof(gemm::Tactic) / sizeof(int) + 1;
   constexpr int64_t sizes[] = {gemm::kNumTactics, kColumns}, strides[] = {kColumns, 1};
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      2, sizes, strides, aoti_torch_dtype_int32(), aoti_torch_device_type_cpu(), 0, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(2, sizes, strides, aoti_torch_dtype_int32(),
+                                                  aoti_torch_device_type_cpu(), 0, &handle));
   Tensor rows(handle);
   const auto& table = gemm::launch_table_for(ElementType::kBFloat16, gemm::EpilogueKind::kStore);
   auto* row = static_cast<int32_t*>(rows.data_ptr());

@@ -11,11 +11,16 @@
 #define SM80MOE_NAMESPACE sm80moe
 #endif
 
-STABLE_TORCH_LIBRARY(SM80MOE_NAMESPACE, m) {
+// Torch's macros paste their arguments as they are written in older versions: one more level
+// expands the name first.
+#define SM80MOE_LIBRARY(ns, m) STABLE_TORCH_LIBRARY(ns, m)
+#define SM80MOE_LIBRARY_IMPL(ns, key, m) STABLE_TORCH_LIBRARY_IMPL(ns, key, m)
+
+SM80MOE_LIBRARY(SM80MOE_NAMESPACE, m) {
 #include "schemas.inc"
 }
 
-STABLE_TORCH_LIBRARY_IMPL(SM80MOE_NAMESPACE, CUDA, m) {
+SM80MOE_LIBRARY_IMPL(SM80MOE_NAMESPACE, CUDA, m) {
   namespace ops = sm80moe::ops;
   m.impl("fused_moe", TORCH_BOX(&ops::fused_moe));
   m.impl("fused_moe_out", TORCH_BOX(&ops::fused_moe_out));
@@ -25,7 +30,7 @@ STABLE_TORCH_LIBRARY_IMPL(SM80MOE_NAMESPACE, CUDA, m) {
   m.impl("combine", TORCH_BOX(&ops::combine));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(SM80MOE_NAMESPACE, CompositeExplicitAutograd, m) {
+SM80MOE_LIBRARY_IMPL(SM80MOE_NAMESPACE, CompositeExplicitAutograd, m) {
   namespace ops = sm80moe::ops;
   m.impl("tactic_table", TORCH_BOX(&ops::tactic_table));
   m.impl("select_tactic", TORCH_BOX(&ops::select_tactic));

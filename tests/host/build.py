@@ -5,19 +5,26 @@ From the root of the tree: `python3 -m tests.host.build` prints the program's pa
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from build_tools import environment
 from tests.host.rewriter import rewrite
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
 KERNELS = ROOT / "kernels"
 BUILD = Path("build/host")  # from ROOT, like every path that the compiler sees
 NINJA_FILE = BUILD / "build.ninja"
 PROGRAM = BUILD / "program" / "run"
+PATCHED = BUILD / "patched"
+PATCHED_NINJA_FILE = PATCHED / "build.ninja"
+SELFTEST = Path("tests/host/selftest/selftest.cu")
+INSTANCES = "instances.cpp"
 
 _COMMON = (
     "-std=c++17 -gdwarf-4 -Wall -Wextra -Wno-unknown-pragmas -fno-pie "
@@ -31,7 +38,7 @@ _CHECKED = (
 )
 _RULES = f"""
 ninja_required_version = 1.8
-builddir = {BUILD}
+builddir = {{builddir}}
 rule checked
   command = {{cxx}} {_COMMON} {_CHECKED} -I$kernels -x c++ -MMD -MF $out.d -c $in -o $out
   depfile = $out.d
@@ -55,6 +62,7 @@ class Variant:
         self.folder = BUILD / name
         self.kernels = self.folder / "kernels"
         self.program = self.folder / "run"
+        self.sources = sources
         self._edges: list[str] = []
         for source, text in sources.items():
             _write_if_changed(self.kernels / source, rewrite(text, f"kernels/{source}"))
@@ -115,14 +123,62 @@ def kernel_names() -> set[str]:
 def build() -> Path:
     """Bring the program up to date and return its path."""
     variant, objects = _whole_program()
-    _write_if_changed(NINJA_FILE, _rules() + variant.ninja_text(objects))
+    _write_if_changed(NINJA_FILE, _rules(BUILD) + variant.ninja_text(objects.values()))
     ninja(NINJA_FILE, PROGRAM)
     return ROOT / PROGRAM
 
 
+@dataclass(frozen=True)
+class Patch:
+    """A copy of the kernels with other text in places; one object of the program comes from it."""
+
+    name: str
+    sources: dict[str, str]
+    # What is compiled: one kernel of a launch table, or one source file.
+    table_and_tactic: tuple[str, int] | None = None
+    source: str | None = None
+
+    @property
+    def program(self) -> Path:
+        return PATCHED / self.name / "run"
+
+
+def build_patched(patches: Iterable[Patch]) -> None:
+    """Compile what can be compiled; `finish_patched` then tells for each whether it was."""
+    text = "".join(map(_patched_edges, patches))
+    _write_if_changed(PATCHED_NINJA_FILE, _rules(PATCHED) + text)
+    ninja(PATCHED_NINJA_FILE, keep_going=True)
+
+
+def finish_patched(patch: Patch) -> Path:
+    """The program of one patch; the error carries the compiler's output."""
+    ninja(PATCHED_NINJA_FILE, patch.program)
+    return ROOT / patch.program
+
+
+def _patched_edges(patch: Patch) -> str:
+    """Everything but the patched object is the unpatched program's, which must exist."""
+    variant = Variant(f"patched/{patch.name}", patch.sources)
+    _, objects = _whole_program()
+    if patch.table_and_tactic:
+        others = {
+            source: path
+            for source, path in objects.items()
+            if not source.startswith("kernels/gemm/") and source != INSTANCES
+        }
+        source = variant.generate(INSTANCES, one_instance(*patch.table_and_tactic))
+    else:
+        others = {k: v for k, v in objects.items() if k != f"kernels/{patch.source}"}
+        source = variant.kernels / str(patch.source)
+    return variant.ninja_text([variant.compile("checked", source), *others.values()])
+
+
 def ninja(file: Path, *targets: Path, keep_going: bool = False) -> None:
     """Run ninja in ROOT; the error carries the compiler's output."""
-    command = ["ninja", "-f", str(file), "-j", str(environment.max_jobs())]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    found = shutil.which("ninja", path=path)
+    assert found, "the host program needs ninja: pip install ninja"
+    command = [found, "-f", str(file), "-j", str(environment.max_jobs())]
     command += ["-k", "0"] if keep_going else []
     result = subprocess.run(
         [*command, *map(str, targets)],
@@ -135,32 +191,20 @@ def ninja(file: Path, *targets: Path, keep_going: bool = False) -> None:
         raise AssertionError(f"the host program must compile:\n{result.stdout}")
 
 
-def _whole_program() -> tuple[Variant, list[Path]]:
+def _whole_program() -> tuple[Variant, dict[str, Path]]:
+    """The unpatched program and its objects, by source."""
     variant = Variant("program", kernel_sources())
-    sources = [Path(name) for name in kernel_sources() if name.endswith((".cu", ".cpp"))]
-    objects = [variant.compile("checked", variant.kernels / source) for source in sources]
-    objects.append(variant.compile("plain", variant.generate("instances.cpp", _all_instances())))
-    objects += support_objects(variant)
+    objects = {}
+    for name in variant.sources:
+        if name.endswith((".cu", ".cpp")):
+            objects[f"kernels/{name}"] = variant.compile("checked", variant.kernels / name)
+    objects[INSTANCES] = variant.compile("plain", variant.generate(INSTANCES, _all_instances()))
+    selftest = rewrite((ROOT / SELFTEST).read_text(), str(SELFTEST))
+    objects[str(SELFTEST)] = variant.compile("checked", variant.generate("selftest.cpp", selftest))
+    for path in sorted(HERE.glob("runtime/*.cpp")) + sorted(HERE.glob("driver/*.cpp")):
+        source = path.relative_to(ROOT)
+        objects[str(source)] = variant.compile("plain", source)
     return variant, objects
-
-
-def support_objects(variant: Variant) -> list[Path]:
-    """What every program has: the runtime, the driver, the kernels that test the runtime."""
-    folder = Path("tests/host")
-    plain = [folder / path for path in sorted(_glob("runtime/*.cpp") + _glob("driver/*.cpp"))]
-    selftest = rewrite(
-        (ROOT / folder / "selftest/selftest.cu").read_text(), "tests/host/selftest/selftest.cu"
-    )
-    checked = variant.generate("selftest.cpp", selftest)
-    return [
-        *(variant.compile("plain", path) for path in plain),
-        variant.compile("checked", checked),
-    ]
-
-
-def _glob(pattern: str) -> list[Path]:
-    here = ROOT / "tests" / "host"
-    return [path.relative_to(here) for path in here.glob(pattern)]
 
 
 _INSTANCES = """
@@ -180,7 +224,8 @@ def _all_instances() -> str:
     rows = []
     for table, arguments in launch_tables().items():
         kind = _kind(arguments)
-        rows.append(f'  all.push_back({{"{table}", id, {kind}, {table}.launch[id]}});')
+        reachable = f"&launch_table_for({kind}) == &{table}"
+        rows.append(f'    all.push_back({{"{table}", id, {kind}, {table}.launch[id], {reachable}}});')
     loop = "  for (int id = 0; id < kNumTactics; ++id) {\n" + "\n".join(rows) + "\n  }"
     return _INSTANCES.format(includes='#include "gemm/launch.h"', rows=loop)
 
@@ -188,7 +233,7 @@ def _all_instances() -> str:
 def one_instance(table: str, tactic: int) -> str:
     """The source of a program's instances that has one kernel, which compiles in seconds."""
     arguments = launch_tables()[table]
-    row = f'"{table}", {tactic}, {_kind(arguments)}, &launch<{tactic}, {arguments}>'
+    row = f'"{table}", {tactic}, {_kind(arguments)}, &launch<{tactic}, {arguments}>, true'
     return _INSTANCES.format(
         includes='#include "gemm/launch_table.cuh"', rows=f"  all.push_back({{{row}}});"
     )
@@ -199,8 +244,8 @@ def _kind(arguments: str) -> str:
     return f"element_type<{element}>(), epilogue_kind<{epilogue}>()"
 
 
-def _rules() -> str:
-    return _RULES.replace("{cxx}", environment.host_compiler())
+def _rules(builddir: Path) -> str:
+    return _RULES.format(cxx=environment.host_compiler(), builddir=builddir)
 
 
 def _write_if_changed(path: Path, text: str) -> None:

@@ -177,9 +177,12 @@ void run_list(const Options&) {
   using namespace sm80moe::gemm;
   for (const Instance& instance : instances()) {
     const Tactic& tactic = kTactics[instance.tactic];
-    std::printf("instance table=%s tactic=%d swiglu=%d cta_m=%d cta_n=%d cta_k=%d stages=%d\n",
-                instance.table.c_str(), instance.tactic, instance.epilogue == EpilogueKind::kSwiglu,
-                tactic.cta_m, tactic.cta_n, tactic.cta_k, tactic.stages);
+    const bool swiglu = instance.epilogue == EpilogueKind::kSwiglu;
+    std::printf("instance table=%s tactic=%d swiglu=%d reachable=%d cta_m=%d cta_n=%d cta_k=%d ",
+                instance.table.c_str(), instance.tactic, swiglu, instance.reachable, tactic.cta_m,
+                tactic.cta_n, tactic.cta_k);
+    std::printf("warps_m=%d warps_n=%d warps_k=%d stages=%d\n", tactic.warps_m, tactic.warps_n,
+                tactic.warps_k, tactic.stages);
   }
 }
 

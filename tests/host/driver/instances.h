@@ -14,6 +14,7 @@ struct Instance {
   sm80moe::ElementType type;
   sm80moe::gemm::EpilogueKind epilogue;
   sm80moe::gemm::LaunchFn launch;
+  bool reachable;  // launch_table_for leads to the table
 };
 
 std::vector<Instance> instances();
