@@ -225,7 +225,9 @@ def _all_instances() -> str:
     for table, arguments in launch_tables().items():
         kind = _kind(arguments)
         reachable = f"&launch_table_for({kind}) == &{table}"
-        rows.append(f'    all.push_back({{"{table}", id, {kind}, {table}.launch[id], {reachable}}});')
+        rows.append(
+            f'    all.push_back({{"{table}", id, {kind}, {table}.launch[id], {reachable}}});'
+        )
     loop = "  for (int id = 0; id < kNumTactics; ++id) {\n" + "\n".join(rows) + "\n  }"
     return _INSTANCES.format(includes='#include "gemm/launch.h"', rows=loop)
 

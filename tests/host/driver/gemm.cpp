@@ -123,7 +123,9 @@ class Problem {
   void fill_offsets(simt::Random& random) {
     int before = 0;
     for (int expert = 0; expert <= shape_.num_experts(); ++expert) {
-      const int garbage = static_cast<int>(random.next()) >> random.below(32);
+      const int start[] = {-7, INT32_MAX};
+      const int garbage =
+          expert < 2 ? start[expert] : static_cast<int>(random.next()) >> random.below(32);
       expert_offsets_.set_flat(expert, shape_.garbage_offsets ? garbage : before);
       if (expert < shape_.num_experts()) before += shape_.rows[expert];
     }

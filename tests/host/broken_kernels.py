@@ -1,0 +1,346 @@
+"""Mistakes put into copies of the kernels, and the check that must see each.
+
+A check may stand with others that see the same mistake first under another schedule.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.host.build import Patch, kernel_sources
+from tests.host.hazards import HAZARDS, Tactic
+
+
+@dataclass(frozen=True)
+class Edit:
+    """`old`, which the file has exactly once, becomes `new`."""
+
+    file: str
+    old: str
+    new: str
+
+    def apply(self, sources: dict[str, str]) -> None:
+        """Change the file, or say that the kernels have moved on."""
+        found = sources[self.file].count(self.old)
+        assert found == 1, (
+            f"a broken kernel no longer applies: {self.file} must have this text once, got "
+            f"{found} times; adapt tests/host/broken_kernels.py:\n{self.old}"
+        )
+        sources[self.file] = sources[self.file].replace(self.old, self.new)
+
+
+def _one_warp_in_k(tactic: Tactic) -> bool:
+    return tactic["warps_k"] == 1
+
+
+def _several_warps_in_k(tactic: Tactic) -> bool:
+    return tactic["warps_k"] > 1
+
+
+def _tall_warps(tactic: Tactic) -> bool:
+    return tactic["cta_m"] // tactic["warps_m"] >= 32
+
+
+@dataclass(frozen=True)
+class BrokenKernel:
+    """One mistake and the run that must fail for it."""
+
+    name: str
+    checks: set[str]
+    edits: list[Edit]
+    # A GEMM runs a hazard's shape on the first tactic of the kind; other commands have options.
+    hazard: str | None = None
+    tactic: Callable[[Tactic], bool] = _one_warp_in_k
+    command: str = "gemm"
+    options: dict[str, object] = field(default_factory=dict)
+
+    def patch(self, tactics: dict[tuple[str, int], Tactic]) -> Patch:
+        """Apply the edits to the kernels as they are now."""
+        sources = kernel_sources()
+        for edit in self.edits:
+            edit.apply(sources)
+        if self.hazard:
+            return Patch(self.name, sources, table_and_tactic=self._instance(tactics))
+        return Patch(self.name, sources, source=self.edits[0].file.replace(".cuh", ".cu"))
+
+    def run_options(self, tactics: dict[tuple[str, int], Tactic]) -> dict[str, object]:
+        """What the program is called with."""
+        if not self.hazard:
+            return self.options
+        table, tactic = self._instance(tactics)
+        shape = HAZARDS[self.hazard](tactics[table, tactic])
+        return {"table": table, "tactic": tactic, **shape}
+
+    def _instance(self, tactics: dict[tuple[str, int], Tactic]) -> tuple[str, int]:
+        return next(
+            (table, tactic)
+            for (table, tactic), columns in tactics.items()
+            if self.tactic(columns) and not columns["swiglu"]
+        )
+
+
+MAINLOOP = "gemm/mainloop.cuh"
+LOADER = "gemm/stage_loader.cuh"
+SCHEDULER = "gemm/tile_scheduler.cuh"
+EPILOGUE = "gemm/epilogue.cuh"
+SORT = "routing/sort_by_expert.cu"
+SORT_PARTS = "routing/sort_by_expert.cuh"
+
+WAIT = "ptx::cp_async_wait<Config::kStages - 2>();\n    __syncthreads();"
+
+BROKEN_KERNELS = [
+    BrokenKernel(
+        "ring_without_barrier",
+        {"race", "in-flight", "uninitialised"},
+        [Edit(MAINLOOP, WAIT, "ptx::cp_async_wait<Config::kStages - 2>();")],
+        "ring_wraps_twice",
+    ),
+    BrokenKernel(
+        "barrier_before_the_wait",
+        {"race", "in-flight"},
+        [Edit(MAINLOOP, WAIT, "__syncthreads();\n    ptx::cp_async_wait<Config::kStages - 2>();")],
+        "ring_wraps_twice",
+    ),
+    BrokenKernel(
+        "one_wait_too_few",
+        {"in-flight"},
+        [
+            Edit(
+                MAINLOOP, "cp_async_wait<Config::kStages - 2>", "cp_async_wait<Config::kStages - 1>"
+            )
+        ],
+        "one_row",
+    ),
+    BrokenKernel(
+        "groups_never_committed",
+        {"in-flight"},
+        [Edit(MAINLOOP, "ptx::cp_async_commit();", "")],
+        "one_row",
+    ),
+    BrokenKernel(
+        "ring_one_slot_too_short",
+        {"race", "in-flight"},
+        [Edit(LOADER, "kRingBytes - kStageBytes", "kRingBytes - 2 * kStageBytes")],
+        "ring_wraps_twice",
+    ),
+    BrokenKernel(
+        "fragments_read_without_swizzle",
+        {"wrong-result"},
+        [
+            Edit(
+                MAINLOOP,
+                "a_lane_ = ATile::byte_offset(row, lane / 16)",
+                "a_lane_ = row * ATile::kRowBytes + lane / 16 * kChunkBytes",
+            )
+        ],
+        "full_tile",
+    ),
+    BrokenKernel(
+        "no_swizzle_at_all",
+        {"bank-conflicts"},
+        [
+            Edit(
+                "common/smem_layout.cuh", "kXorMask = min_of(8, kChunksPerRow) - 1", "kXorMask = 0"
+            ),
+            Edit(
+                "common/smem_layout.cuh",
+                "static constexpr bool conflict_free() {",
+                "static constexpr bool conflict_free() {\n    return true;",
+            ),
+        ],
+        "full_tile",
+    ),
+    BrokenKernel(
+        "shared_memory_not_aligned",
+        {"race", "in-flight", "wrong-result", "shared-out-of-bounds"},
+        [Edit("gemm/grouped_gemm.cuh", "__align__(1024) ", "")],
+        "full_tile",
+    ),
+    BrokenKernel(
+        "one_integer_of_shared_memory_too_few",
+        {"shared-out-of-bounds"},
+        [
+            Edit(
+                "gemm/launch_table.cuh",
+                "scheduler_smem_bytes(args.num_experts)",
+                "scheduler_smem_bytes(args.num_experts - 1)",
+            )
+        ],
+        "one_row",
+    ),
+    BrokenKernel(
+        "rows_past_the_end_not_zeroed",
+        {"uninitialised"},
+        [
+            Edit(
+                LOADER,
+                "if (!ACopy::owns_pass(pass)) return;",
+                "if (!ACopy::owns_pass(pass) || !(a_live_ & (1u << pass))) return;",
+            )
+        ],
+        "one_row",
+    ),
+    BrokenKernel(
+        "chunk_past_k_copied",
+        {"out-of-bounds"},
+        [Edit(LOADER, ">= k_in_tile) a_live_ = 0;", "> k_in_tile) a_live_ = 0;")],
+        "k_shorter_than_the_ring",
+    ),
+    BrokenKernel(
+        "one_column_of_w_too_many",
+        {"out-of-bounds"},
+        [
+            Edit(
+                LOADER,
+                "Columns::output_column(tile_row) < out_n",
+                "Columns::output_column(tile_row) <= out_n",
+            )
+        ],
+        "n_of_eight_columns",
+    ),
+    BrokenKernel(
+        "wrong_row_index_believed",
+        {"out-of-bounds"},
+        [Edit(LOADER, "source >= args_.num_source_rows", "false")],
+        "wrong_row_index",
+    ),
+    BrokenKernel(
+        "garbage_offsets_believed",
+        {"out-of-bounds", "undefined-behaviour"},
+        [
+            Edit(
+                SCHEDULER,
+                "return clamp(args_.expert_offsets[expert], 0, args_.num_rows);",
+                "return args_.expert_offsets[expert];",
+            )
+        ],
+        "garbage_offsets",
+    ),
+    BrokenKernel(
+        "scan_of_tiles_without_barrier",
+        {"race", "uninitialised"},
+        [
+            Edit(
+                SCHEDULER,
+                "warp_exclusive_scan(m_tiles_before, args.num_experts);\n    __syncthreads();",
+                "warp_exclusive_scan(m_tiles_before, args.num_experts);",
+            )
+        ],
+        "empty_experts",
+    ),
+    BrokenKernel(
+        "one_row_too_many_stored",
+        {"out-of-bounds"},
+        [Edit(EPILOGUE, "if (row >= row_end) continue;", "if (row > row_end) continue;")],
+        "one_row",
+    ),
+    BrokenKernel(
+        "columns_past_n_stored",
+        {"race", "out-of-bounds"},
+        [Edit(EPILOGUE, "if (col >= out_n) continue;", "if (col > out_n) continue;")],
+        "n_of_eight_columns",
+    ),
+    BrokenKernel(
+        "store_misaligned",
+        {"undefined-behaviour", "misaligned"},
+        [Edit(EPILOGUE, "lane % 4 * (2 * kBlocks);", "lane % 4 * (2 * kBlocks) + 2;")],
+        "full_tile",
+    ),
+    BrokenKernel(
+        "fragments_of_a_taller_tile_forgotten",
+        {"wrong-result"},
+        [
+            Edit(
+                MAINLOOP,
+                "load_a_share<Config::kMmasM, kPairs - kPairsBefore>",
+                "load_a_share<kBlocks, kPairs - kPairsBefore>",
+            )
+        ],
+        "several_tiles_of_one_cta",
+        _tall_warps,
+    ),
+    BrokenKernel(
+        "warps_added_up_without_barrier",
+        {"race", "uninitialised"},
+        [
+            Edit(
+                "gemm/reduce_warps.cuh",
+                "__syncthreads();\n    if (group > 0) return;",
+                "if (group > 0) return;",
+            )
+        ],
+        "full_tile",
+        _several_warps_in_k,
+    ),
+    BrokenKernel(
+        "operands_of_mma_swapped",
+        {"wrong-result"},
+        [
+            Edit(
+                "common/ptx.cuh",
+                'f32.bf16.bf16.f32 "\n               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}',
+                'f32.bf16.bf16.f32 "\n               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%9, %8}',
+            )
+        ],
+        "full_tile",
+    ),
+    BrokenKernel(
+        "ranks_read_without_warp_barrier",
+        {"race"},
+        [
+            Edit(
+                SORT_PARTS,
+                "args.row_position[pair] = row;\n    __syncwarp();",
+                "args.row_position[pair] = row;",
+            )
+        ],
+        command="sort",
+        options={"tokens": 50},
+    ),
+    BrokenKernel(
+        "first_rows_read_without_barrier",
+        {"race", "uninitialised"},
+        [
+            Edit(
+                SORT,
+                "scan_over_warps(counts, args.num_experts, e);\n  __syncthreads();",
+                "scan_over_warps(counts, args.num_experts, e);",
+            )
+        ],
+        command="sort",
+        options={"tokens": 50, "experts": 64},
+    ),
+    BrokenKernel(
+        "counts_not_atomic",
+        {"race"},
+        [Edit(SORT_PARTS, "atomicAdd(&mine[expert], 1)", "mine[expert] += 1")],
+        command="sort",
+        options={"tokens": 50},
+    ),
+    BrokenKernel(
+        "weights_renormalised_too_early",
+        {"race", "uninitialised"},
+        [
+            Edit(
+                "routing/topk.cu",
+                "if (!args.renormalize) return;\n  __syncwarp();",
+                "if (!args.renormalize) return;",
+            )
+        ],
+        command="topk",
+        options={"experts": 8, "top_k": 4},
+    ),
+    BrokenKernel(
+        "ties_to_the_highest_expert",
+        {"wrong-result"},
+        [Edit("routing/topk.cu", "a.expert < b.expert ? a : b", "a.expert < b.expert ? b : a")],
+        command="topk",
+        options={"experts": 40, "top_k": 8},
+    ),
+    BrokenKernel(
+        "wrong_position_believed",
+        {"out-of-bounds"},
+        [Edit("routing/combine.cu", "row >= 0 && row < args.num_rows", "row >= 0")],
+        command="combine",
+        options={"tokens": 9, "wrong_position": 1},
+    ),
+]

@@ -1,0 +1,47 @@
+"""Every kernel that kernels/ can launch is one that the tests here launch."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.host.build import kernel_names, launch_tables, num_tactics
+from tests.host.hazards import HAZARDS, Tactic
+from tests.host.running import run_ok
+
+pytestmark = pytest.mark.host
+
+
+def test_tests_name_every_instance_of_the_launch_tables(
+    tactics: dict[tuple[str, int], Tactic],
+) -> None:
+    named = {(table, tactic) for table in launch_tables() for tactic in range(num_tactics())}
+    assert named == set(tactics)
+    assert all(columns["reachable"] for columns in tactics.values())
+
+
+def test_every_compiled_kernel_runs(
+    program: Path, tactics: dict[tuple[str, int], Tactic], seed: int
+) -> None:
+    launched: set[int] = set()
+    for (table, tactic), columns in tactics.items():
+        shape = HAZARDS["one_row"](columns)
+        launched |= run_ok(program, "gemm", table=table, tactic=tactic, **shape).kernels()
+    for type_ in ("fp32", "fp16", "bf16"):
+        for experts in (1, 33, 65, 129, 257, 513):
+            launched |= run_ok(program, "topk", type=type_, experts=experts, top_k=1).kernels()
+    for type_ in ("fp16", "bf16"):
+        launched |= run_ok(program, "combine", type=type_).kernels()
+    for tokens in (1, 10000):
+        launched |= run_ok(program, "sort", tokens=tokens, top_k=2).kernels()
+    assert compiled_kernels(program) == launched
+
+
+def compiled_kernels(program: Path) -> set[int]:
+    """The addresses of all instances of the __global__ functions of kernels/."""
+    command = ["nm", "--demangle", "--defined-only", str(program)]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    kernel = re.compile(rf"^([0-9a-f]+) \w .*\bsm80moe::.*\b({'|'.join(kernel_names())})[<(]")
+    found = [kernel.match(line) for line in listing.splitlines() if "[clone" not in line]
+    return {int(match[1], 16) for match in found if match}
