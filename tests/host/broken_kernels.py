@@ -209,8 +209,8 @@ BROKEN_KERNELS = [
         [
             Edit(
                 SCHEDULER,
-                "return clamp(args_.expert_offsets[expert], 0, args_.num_rows);",
-                "return args_.expert_offsets[expert];",
+                "clamp(args_.expert_offsets[expert + 1], rows_begin(expert), args_.num_rows)",
+                "max_of(args_.expert_offsets[expert + 1], rows_begin(expert))",
             )
         ],
         "garbage_offsets",

@@ -15,4 +15,5 @@ MISTAKES = {
     "read_in_flight": ("in-flight", "a copy issued by thread 0"),
     "barrier_before_wait": ("race|in-flight", "by thread 0 (warp 0, lane 0)"),
     "shift_too_far": ("undefined-behaviour", "exponent 32 is too large"),
+    "index_past_a_local_array": ("undefined-behaviour", "ndex 4 out of bounds"),
 }

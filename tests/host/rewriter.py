@@ -14,9 +14,11 @@ _LAUNCH = re.compile(r"<<<([^;]*?)>>>\s*\(", re.DOTALL)
 _ALIGNED = r"(?:__align__\((?P<align>[^)]*)\)\s*)?"
 _DYNAMIC = re.compile(rf"extern\s+__shared__\s+{_ALIGNED}(?P<type>[\w:]+)\s+(?P<name>\w+)\[\];")
 _STATIC = re.compile(
-    rf"(?<!extern )__shared__\s+{_ALIGNED}(?P<type>[\w:<>, ]+?)\s+(?P<name>\w+)(?P<dims>[^;]*);"
+    rf"(?<!extern )__shared__\s+{_ALIGNED}(?P<type>[\w:<>, ]+?)\s+(?P<name>\w+)"
+    r"(?P<dims>(?:\[[^\];]*\])*);"
 )
 _ASM = re.compile(r"\basm\s+volatile\s*\(")
+_LEFTOVER = re.compile(r"<<<|__shared__|\basm\b")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[()\[\]{},:]|\n|[^"()\[\]{},:\n]+')
 _OPERAND = re.compile(r'\s*("[^"]*")\s*\((.*)\)\s*', re.DOTALL)
 
@@ -31,9 +33,8 @@ def rewrite(text: str, name: str) -> str:
     result = _DYNAMIC.sub(_dynamic_shared, result)
     result = _STATIC.sub(_static_shared, result)
     result = _rewrite_asm(result)
-    for leftover in ("<<<", "__shared__", "asm"):
-        if re.search(rf"(?<!\w){leftover}(?!\w)", _without_comments(result)):
-            raise RewriteError(f"{name}: {leftover} is used in a form that rewriter.py must learn")
+    if leftover := _LEFTOVER.search(_without_comments(result)):
+        raise RewriteError(f"{name}: {leftover[0]} is used in a form that rewriter.py must learn")
     if result.count("\n") != text.count("\n"):
         raise RewriteError(f"{name}: the rewriter must keep every line")
     return f'# 1 "{name}"\n{result}'

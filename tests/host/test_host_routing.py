@@ -34,7 +34,7 @@ def test_topk_values(program: Path, seed: int, values: str, renormalize: bool) -
 
 
 # Pairs around what one CTA sorts, what a warp takes, what a CTA of the long path takes.
-@pytest.mark.parametrize("tokens", [1, 16, 31, 33, 63, 2047, 2048, 2049, 4097, 8191, 8193])
+@pytest.mark.parametrize("tokens", [0, 1, 16, 31, 33, 63, 2047, 2048, 2049, 4097, 8191, 8193])
 @pytest.mark.parametrize("int64", [False, True])
 def test_sort_by_expert(program: Path, seed: int, tokens: int, int64: bool) -> None:
     run_ok(program, "sort", tokens=tokens, top_k=2, int64=int64, invalid=True, pad=3, seed=seed)

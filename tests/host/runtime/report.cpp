@@ -2,10 +2,11 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
+#include <cstring>
 
 #include "runtime/machine.h"
 
@@ -20,6 +21,26 @@ std::string format(const char* pattern, ...) {
   return text;
 }
 
+namespace {
+
+// "f<int>(char) at ./kernels/x.cuh:5 (discriminator 2)" -> "f at ./kernels/x.cuh:5": a kernel's
+// template arguments would fill the screen.
+std::string shorten(const std::string& line) {
+  const std::string inlined = " (inlined by) ";
+  const size_t name = line.rfind(inlined, 0) == 0 ? inlined.size() : 0;
+  const size_t place = std::min(line.find(" at ", name), line.size());
+  std::string result = line.substr(0, name);
+  int depth = 0;
+  for (size_t i = name; i < place; ++i) {
+    depth += line[i] == '<' || line[i] == '(';
+    if (depth == 0) result += line[i];
+    depth -= line[i] == '>' || line[i] == ')';
+  }
+  return result + line.substr(place, line.find(" (discriminator", place) - place);
+}
+
+}  // namespace
+
 std::string describe(Site site) {
   // The call is the instruction before the return address.
   const auto address = reinterpret_cast<uintptr_t>(site) - 1;
@@ -27,8 +48,11 @@ std::string describe(Site site) {
       format("addr2line -e /proc/%d/exe -f -i -p -C 0x%lx", getpid(), static_cast<long>(address));
   std::string lines;
   if (FILE* pipe = popen(command.c_str(), "r")) {
-    char line[1024];
-    while (fgets(line, sizeof(line), pipe)) lines += std::string("    ") + line;
+    char line[4096];
+    while (fgets(line, sizeof(line), pipe)) {
+      line[strcspn(line, "\n")] = '\0';
+      lines += "    " + shorten(line) + "\n";
+    }
     pclose(pipe);
   }
   return lines;

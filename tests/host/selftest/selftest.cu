@@ -137,6 +137,12 @@ __global__ void barrier_before_wait(const int* in, int* out) {
 __global__ void shift_too_far(const int* in, int* out) {
   out[blockIdx.x * 64 + threadIdx.x] = 1 << (in[0] + 32);
 }
+__global__ void index_past_a_local_array(const int* in, int* out) {
+  int local[4] = {1, 2, 3, 4};
+  local[in[1] + 3] = 0;
+  if (threadIdx.x == 0) out[blockIdx.x] = local[in[2]];
+}
+
 using Mistake = void (*)(const int*, int*);
 const std::map<std::string, Mistake> kMistakes = {
     {"read_past_the_end", read_past_the_end},
@@ -153,6 +159,7 @@ const std::map<std::string, Mistake> kMistakes = {
     {"read_in_flight", read_in_flight},
     {"barrier_before_wait", barrier_before_wait},
     {"shift_too_far", shift_too_far},
+    {"index_past_a_local_array", index_past_a_local_array},
 };
 
 void run_mistake(Mistake kernel) {
