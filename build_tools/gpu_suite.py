@@ -3,8 +3,9 @@
     python -m build_tools.gpu_suite [--wheel dist/NAME.whl] [--out tests/gpu_receipt.json]
 
 It installs the wheel into an empty folder, copies the tests beside it (so that the sources of this
-tree cannot be imported by accident), runs `pytest -m gpu`, then the tests marked `sanitizer` under
-compute-sanitizer. No network is used; torch and pytest must be installed.
+tree cannot be imported by accident), and runs side by side the tests marked `gpu` and those marked
+`sanitizer` under compute-sanitizer: a GPU that costs by the minute is busy for the longest of them.
+No network is used; torch and pytest must be installed.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from build_tools.receipt import RECEIPT, ROOT, sources_sha256
 
 # Not initcheck: with only our kernels watched, what torch's kernels wrote would count as unwritten.
 SANITIZERS = ("memcheck", "racecheck")
+# What the compiler's tests wait for is the compiler.
+PARTS = {"kernels": "gpu and not compile", "compile": "gpu and compile"}
 # These test the build and the sources, not the kernels on a device, and import from this tree.
 _NOT_COPIED = ("packaging", "build_tools", "host", "__pycache__", RECEIPT.name)
 
@@ -56,11 +60,14 @@ class Suite:
         shutil.copy2(ROOT / "pyproject.toml", folder)
         return cls(folder)
 
-    def run(self, *command: str, **variables: str) -> int:
+    def run(self, output: Path, *command: str, **variables: str) -> int:
         """Run a command that imports the package from the wheel; returns its exit code."""
         print("+", " ".join(command), flush=True)
         environment = {**os.environ, "PYTHONPATH": str(self.folder / "site"), **variables}
-        return subprocess.run(command, cwd=self.folder, env=environment).returncode
+        with output.open("w") as file:
+            return subprocess.run(
+                command, cwd=self.folder, env=environment, stdout=file, stderr=subprocess.STDOUT
+            ).returncode
 
     def build_info(self) -> dict[str, object]:
         """What the build wrote into the wheel."""
@@ -68,10 +75,11 @@ class Suite:
         info: dict[str, object] = json.loads(path.read_text())
         return info
 
-    def gpu_tests(self) -> dict[str, int]:
-        """Counts of `pytest -m gpu`."""
-        junit = self.folder / "gpu.xml"
-        code = self.run(*_pytest("gpu"), f"--junitxml={junit}")
+    def gpu_tests(self, part: str) -> dict[str, int]:
+        """Counts of the tests of one of PARTS."""
+        junit, output = self.folder / f"{part}.xml", self.folder / f"{part}.log"
+        code = self.run(output, *_pytest(PARTS[part]), f"--junitxml={junit}")
+        print(output.read_text(), flush=True)
         if not junit.is_file():
             sys.exit(f"gpu_suite: pytest must run to its end, got exit code {code}")
         counts = count_tests(junit)
@@ -81,8 +89,9 @@ class Suite:
 
     def sanitizer_errors(self, tool: str) -> int:
         """Errors that a compute-sanitizer tool finds in our kernels during the marked tests."""
-        log = self.folder / f"{tool}.log"
+        log, tests = self.folder / f"{tool}.log", self.folder / f"{tool}_tests.log"
         code = self.run(
+            tests,
             *(_find_compute_sanitizer(), "--tool", tool, "--log-file", str(log)),
             # Only our kernels, and no complaint about calls that torch makes to see what works.
             *("--kernel-name", "kns=sm80moe", "--report-api-errors", "no"),
@@ -91,7 +100,7 @@ class Suite:
             PYTORCH_NO_CUDA_MEMORY_CACHING="1",
         )
         output = log.read_text() if log.is_file() else ""
-        print(output, flush=True)
+        print(tests.read_text() + output, flush=True)
         return count_errors(output, code)
 
 
@@ -158,8 +167,12 @@ def main() -> None:
         sources = sources_sha256()
         if suite.build_info()["sources_sha256"] != sources:
             sys.exit(f"gpu_suite: {wheel.name} must be built from this tree; run `make wheel`")
-        counts = suite.gpu_tests()
-        errors = {tool: suite.sanitizer_errors(tool) for tool in SANITIZERS}
+        with ThreadPoolExecutor() as pool:
+            tests = [pool.submit(suite.gpu_tests, part) for part in PARTS]
+            found = {tool: pool.submit(suite.sanitizer_errors, tool) for tool in SANITIZERS}
+        errors = {tool: future.result() for tool, future in found.items()}
+        by_part = [future.result() for future in tests]
+        counts = {key: sum(part[key] for part in by_part) for key in by_part[0]}
 
     receipt = {
         "sources_sha256": sources,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from build_tools.gpu_suite import Suite, newest_wheel
+from build_tools.gpu_suite import PARTS, Suite, newest_wheel
 from build_tools.receipt import sources_sha256
 
 pytestmark = [
@@ -23,18 +23,20 @@ def suite(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Suite:
 def test_the_tests_import_the_wheel_and_not_the_tree(suite: Suite) -> None:
     site = str(suite.folder / "site")
     code = f"import torch_sm80moe; assert torch_sm80moe.__file__.startswith({site!r})"
-    assert suite.run(sys.executable, "-c", code) == 0
+    log = suite.folder / "import.log"
+    assert suite.run(log, sys.executable, "-c", code) == 0, log.read_text()
     collect = (sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu or sanitizer")
-    assert suite.run(*collect, "tests") == 0
+    assert suite.run(log, *collect, "tests") == 0, log.read_text()
 
 
 def test_the_wheel_names_the_sources_it_was_built_from(suite: Suite) -> None:
     assert suite.build_info()["sources_sha256"] == sources_sha256()
 
 
-def test_a_run_in_which_nothing_ran_is_no_proof(suite: Suite) -> None:
+@pytest.mark.parametrize("part", PARTS)
+def test_a_run_in_which_nothing_ran_is_no_proof(suite: Suite, part: str) -> None:
     with pytest.raises(SystemExit, match="tests marked gpu must run, got none"):
-        suite.gpu_tests()
+        suite.gpu_tests(part)
 
 
 def test_without_a_wheel_the_error_says_what_to_do(tmp_path: Path) -> None:

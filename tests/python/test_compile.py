@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -144,12 +146,34 @@ def test_exported_program_is_saved_and_loaded(device, tmp_path):
     check_tokens(torch.export.load(tmp_path / "layer.pt2").module(), layer, device)
 
 
+RUN_PACKAGE = """
+import sys
+import torch
+import torch_sm80moe  # the package calls its operators
+
+package, inputs, outputs = sys.argv[1:]
+run = torch._inductor.aoti_load_package(package)
+torch.save([run(x) for x in torch.load(inputs)], outputs)
+"""
+
+
 def test_aot_inductor(device, tmp_path):
+    """A process that never saw the model loads the package and runs it."""
     layer, program = exported(device)
     package = torch._inductor.aoti_compile_and_package(
         program, package_path=str(tmp_path / "layer.pt2")
     )
-    check_tokens(torch._inductor.aoti_load_package(package), layer, device)
+    inputs = [tokens_on(device, num_tokens) for num_tokens in (2, 7, 30, 500)]
+    torch.save(inputs, tmp_path / "inputs.pt")
+    command = [sys.executable, "-X", "faulthandler", "-c", RUN_PACKAGE, package]
+    done = subprocess.run(
+        [*command, str(tmp_path / "inputs.pt"), str(tmp_path / "outputs.pt")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for x, out in zip(inputs, torch.load(tmp_path / "outputs.pt"), strict=True):
+        torch.testing.assert_close(out, layer(x), rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.gpu
