@@ -146,6 +146,11 @@ def test_exported_program_is_saved_and_loaded(device, tmp_path):
     check_tokens(torch.export.load(tmp_path / "layer.pt2").module(), layer, device)
 
 
+# The C++ around the operators is compiled once: no headers ahead of it, no optimisation.
+QUICKLY = {
+    "cpp_cache_precompile_headers": False,
+    "aot_inductor.compile_wrapper_opt_level": "O0",
+}
 RUN_PACKAGE = """
 import sys
 import torch
@@ -161,7 +166,7 @@ def test_aot_inductor(device, tmp_path):
     """A process that never saw the model loads the package and runs it."""
     layer, program = exported(device)
     package = torch._inductor.aoti_compile_and_package(
-        program, package_path=str(tmp_path / "layer.pt2")
+        program, package_path=str(tmp_path / "layer.pt2"), inductor_configs=QUICKLY
     )
     inputs = [tokens_on(device, num_tokens) for num_tokens in (2, 7, 30, 500)]
     torch.save(inputs, tmp_path / "inputs.pt")
