@@ -3,6 +3,7 @@
 // turns the accumulators of one output block into the pair of values that this thread stores.
 
 #include "common/numeric.cuh"
+#include "common/warp.cuh"
 #include "gemm/column_order.cuh"
 
 namespace sm80moe::gemm {
@@ -56,7 +57,7 @@ SM80MOE_DEVICE void store_accumulators(T* out, int out_n, const float (&acc)[kMm
   using Columns = typename Epilogue::template Columns<kWarpN>;
   constexpr int kBlocks = Columns::kBlocks;
   constexpr int kGroups = kWarpN / Columns::kRowsPerGroup;
-  const int lane = threadIdx.x % 32;
+  const int lane = lane_index();
 
 #pragma unroll
   for (int i = 0; i < kMmasM; ++i)

@@ -20,13 +20,10 @@ class Mainloop {
   SM80MOE_DEVICE Mainloop(Loader& loader, uint32_t ring)
       : loader_(loader), ring_(ring), stage_(ring) {
     const int lane = lane_index(), warp = warp_index();
-    const int warp_k = warp / (Config::kWarpsN * Config::kWarpsM);
-    const int row = warp_row(warp) + lane % 16;
-    const int col = warp_col(warp);
-    // The chunk within a row where this warp's share of the reduction starts.
-    const int k_bytes = warp_k * Config::kWarpK * static_cast<int>(sizeof(T));
-    a_lane_ = ATile::byte_offset(row, lane / 16) + k_bytes;
-    w_lane_ = Weight::template lane_offset<WTile>(col, lane) + k_bytes + ATile::kBytes;
+    // Where in a row this warp's share of the reduction starts.
+    const int k_bytes = warp_k(warp) * Config::kWarpK * static_cast<int>(sizeof(T));
+    a_lane_ = ATile::byte_offset(warp_row(warp) + lane % 16, lane / 16) + k_bytes;
+    w_lane_ = ATile::kBytes + Weight::template lane_offset<WTile>(warp_col(warp), lane) + k_bytes;
     static_assert(Config::kWarpsK == 1 || Config::kWarpK * sizeof(T) % 128 == 0,
                   "a warp's share of a row must be whole swizzle lines");
 

@@ -183,9 +183,9 @@ class StageLoader {
   // p of a mask says that pass p has a chunk.
   uint32_t stage_;
   const uint32_t a_thread_, w_thread_;
-  const char* a_source_;
-  const char* w_source_;
-  uint32_t a_chunk_[ACopy::kPasses];  // gathered rows, in chunks from the tensor's start
+  const char* a_source_ = nullptr;
+  const char* w_source_ = nullptr;
+  uint32_t a_chunk_[ACopy::kPasses] = {};  // gathered rows, in chunks from the tensor's start
   uint32_t a_live_, w_live_;
 };
 
