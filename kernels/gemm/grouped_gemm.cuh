@@ -48,6 +48,7 @@ __global__ void __launch_bounds__(Config::kThreads)
                                                     tile.m_begin + Loop::warp_row(warp),
                                                     Config::kRowsPerBlock, tile.m_end, col0);
   }
+  ptx::cp_async_wait<0>();  // what is left of the ring: zeros that nobody reads
 }
 
 }  // namespace sm80moe::gemm

@@ -123,9 +123,10 @@ class StageLoader {
       const int m = tile.m_begin + ACopy::thread_row() + pass * ACopy::kRowsPerPass;
       a_chunk_[pass] = 0;
       if (m >= tile.m_end) continue;
-      const int source = args_.row_index ? args_.row_index[m] / args_.top_k : m;
+      const int pair = args_.row_index ? args_.row_index[m] : m;
+      const int source = args_.row_index ? pair / args_.top_k : m;
       // An index that the caller got wrong reads as a row of zeros.
-      if (source < 0 || source >= args_.num_source_rows) continue;
+      if (pair < 0 || source >= args_.num_source_rows) continue;
       a_chunk_[pass] = source * args_.a_row_chunks;
       a_live_ |= 1u << pass;
     }

@@ -128,8 +128,8 @@ BROKEN_KERNELS = [
         [
             Edit(
                 MAINLOOP,
-                "a_lane_ = ATile::byte_offset(row, lane / 16)",
-                "a_lane_ = row * ATile::kRowBytes + lane / 16 * kChunkBytes",
+                "ATile::byte_offset(warp_row(warp) + lane % 16, lane / 16)",
+                "(warp_row(warp) + lane % 16) * ATile::kRowBytes + lane / 16 * kChunkBytes",
             )
         ],
         "full_tile",

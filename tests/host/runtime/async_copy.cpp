@@ -1,6 +1,5 @@
 #include "runtime/async_copy.h"
 
-#include <algorithm>
 #include <cstring>
 
 #include "runtime/machine.h"
@@ -30,10 +29,7 @@ void CopyQueue::wait_for_all_but(int groups) {
 
 void CopyQueue::wait_for_all() { finish_groups_before(committed_ + 1); }
 
-bool CopyQueue::has_data_in_flight() const {
-  return std::any_of(copies_.begin(), copies_.end(),
-                     [](const Copy& copy) { return copy.src_bytes > 0; });
-}
+bool CopyQueue::in_flight() const { return !copies_.empty(); }
 
 void CopyQueue::clear() {
   copies_.clear();

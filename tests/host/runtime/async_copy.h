@@ -18,7 +18,7 @@ class CopyQueue {
   void wait_for_all();
   // True if a copy of something is still in flight. Zeros may be: the ring asks for them where no
   // tile is left, and nobody reads them.
-  bool has_data_in_flight() const;
+  bool in_flight() const;
   void clear();
 
  private:

@@ -91,7 +91,7 @@ void open_barrier_if_complete() {
 
 void run_thread() {
   block.body->call(block.body->data);
-  if (running->copies.has_data_in_flight())
+  if (running->copies.in_flight())
     fail("unfinished-copy", "  a thread ends while copies of its own are in flight\n");
   running->finished = true;
   --block.num_live;
