@@ -5,7 +5,8 @@
 It installs the wheel into an empty folder, copies the tests beside it (so that the sources of this
 tree cannot be imported by accident), and runs side by side the tests marked `gpu` and those marked
 `sanitizer` under compute-sanitizer: a GPU that costs by the minute is busy for the longest of them.
-No network is used; torch and pytest must be installed.
+Each test of the compiler gets a process of its own: it waits for compilers, on one core, and its
+crash is one failure. No network is used; torch and pytest must be installed.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +28,9 @@ from build_tools.receipt import RECEIPT, ROOT, sources_sha256
 
 # Not initcheck: with only our kernels watched, what torch's kernels wrote would count as unwritten.
 SANITIZERS = ("memcheck", "racecheck")
-# What the compiler's tests wait for is the compiler.
-PARTS = {"kernels": "gpu and not compile", "compile": "gpu and compile"}
+KERNEL_TESTS = "gpu and not compile"
+COMPILER_TESTS = "gpu and compile"
+COMPILERS_AT_ONCE = 8
 # These test the build and the sources, not the kernels on a device, and import from this tree.
 _NOT_COPIED = ("packaging", "build_tools", "host", "__pycache__", RECEIPT.name)
 
@@ -75,17 +78,27 @@ class Suite:
         info: dict[str, object] = json.loads(path.read_text())
         return info
 
-    def gpu_tests(self, part: str) -> dict[str, int]:
-        """Counts of the tests of one of PARTS."""
-        junit, output = self.folder / f"{part}.xml", self.folder / f"{part}.log"
-        code = self.run(output, *_pytest(PARTS[part]), f"--junitxml={junit}")
+    def collect(self, marker: str) -> list[str]:
+        """The tests with a marker, as pytest names them."""
+        output = self.folder / "collected.log"
+        self.run(output, *_pytest(marker, "tests"), "--collect-only")
+        return [line for line in output.read_text().splitlines() if "::" in line]
+
+    def count(self, name: str, marker: str, tests: str) -> Counter[str]:
+        """Counts of passed, failed and skipped tests; a run that crashed is a failure more."""
+        junit, output = self.folder / f"{name}.xml", self.folder / f"{name}.log"
+        # Compiled in this process: workers for one small kernel cost more than they save.
+        code = self.run(
+            output,
+            *_pytest(marker, tests),
+            f"--junitxml={junit}",
+            TORCHINDUCTOR_COMPILE_THREADS="1",
+        )
         print(output.read_text(), flush=True)
-        if not junit.is_file():
-            sys.exit(f"gpu_suite: pytest must run to its end, got exit code {code}")
-        counts = count_tests(junit)
-        if counts["passed"] + counts["failed"] == 0:
-            sys.exit("gpu_suite: tests marked gpu must run, got none")
-        return counts
+        if junit.is_file():
+            return count_tests(junit)
+        print(f"gpu_suite: pytest must run to its end, got exit code {code} in {tests}", flush=True)
+        return Counter(failed=1)
 
     def sanitizer_errors(self, tool: str) -> int:
         """Errors that a compute-sanitizer tool finds in our kernels during the marked tests."""
@@ -95,7 +108,7 @@ class Suite:
             *(_find_compute_sanitizer(), "--tool", tool, "--log-file", str(log)),
             # Only our kernels, and no complaint about calls that torch makes to see what works.
             *("--kernel-name", "kns=sm80moe", "--report-api-errors", "no"),
-            *_pytest("sanitizer and gpu"),
+            *_pytest("sanitizer and gpu", "tests"),
             # One allocation a tensor, so that an access past its end is an access to nothing.
             PYTORCH_NO_CUDA_MEMORY_CACHING="1",
         )
@@ -114,18 +127,18 @@ def device_facts() -> dict[str, str]:
     return {**json.loads(done.stdout), "driver": driver.splitlines()[0].strip()}
 
 
-def _pytest(marker: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marker, "tests")
+def _pytest(marker: str, tests: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marker, tests)
 
 
-def count_tests(junit: Path) -> dict[str, int]:
+def count_tests(junit: Path) -> Counter[str]:
     """Passed, failed and skipped tests of a junit file; an error counts as a failure."""
     keys = ("tests", "failures", "errors", "skipped")
     suites = ElementTree.parse(junit).getroot().iter("testsuite")
     totals = [[int(suite.get(key, 0)) for key in keys] for suite in suites]
     tests, failures, errors, skipped = (sum(column) for column in zip(*totals, strict=True))
     failed = failures + errors
-    return {"passed": tests - failed - skipped, "failed": failed, "skipped": skipped}
+    return Counter(passed=tests - failed - skipped, failed=failed, skipped=skipped)
 
 
 def count_errors(output: str, exit_code: int) -> int:
@@ -153,6 +166,22 @@ def newest_wheel(folder: Path) -> Path:
     return wheels[-1]
 
 
+def run_all(suite: Suite) -> tuple[Counter[str], dict[str, int]]:
+    """Counts of all tests, and errors by sanitizer."""
+    compiler_tests = suite.collect(COMPILER_TESTS)
+    with ThreadPoolExecutor() as parts, ThreadPoolExecutor(COMPILERS_AT_ONCE) as compilers:
+        found = {tool: parts.submit(suite.sanitizer_errors, tool) for tool in SANITIZERS}
+        kernels = parts.submit(suite.count, "kernels", KERNEL_TESTS, "tests")
+        compiled = [
+            compilers.submit(suite.count, f"compile_{index}", COMPILER_TESTS, test)
+            for index, test in enumerate(compiler_tests)
+        ]
+    counts = sum((future.result() for future in compiled), kernels.result())
+    if not compiler_tests or not kernels.result()["passed"]:
+        sys.exit("gpu_suite: tests marked gpu must run, got none")
+    return counts, {tool: future.result() for tool, future in found.items()}
+
+
 def main() -> None:
     """Exits with 1 if a test failed or a sanitizer found something; the receipt says so too."""
     parser = argparse.ArgumentParser(prog="python -m build_tools.gpu_suite")
@@ -167,17 +196,12 @@ def main() -> None:
         sources = sources_sha256()
         if suite.build_info()["sources_sha256"] != sources:
             sys.exit(f"gpu_suite: {wheel.name} must be built from this tree; run `make wheel`")
-        with ThreadPoolExecutor() as pool:
-            tests = [pool.submit(suite.gpu_tests, part) for part in PARTS]
-            found = {tool: pool.submit(suite.sanitizer_errors, tool) for tool in SANITIZERS}
-        errors = {tool: future.result() for tool, future in found.items()}
-        by_part = [future.result() for future in tests]
-        counts = {key: sum(part[key] for part in by_part) for key in by_part[0]}
+        counts, errors = run_all(suite)
 
     receipt = {
         "sources_sha256": sources,
         **facts,
-        **counts,
+        **{outcome: counts[outcome] for outcome in ("passed", "failed", "skipped")},
         "sanitizer_errors": sum(errors.values()),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }

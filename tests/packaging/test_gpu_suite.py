@@ -1,12 +1,13 @@
 """The command for GPU machines, as far as it goes without one."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
-from build_tools.gpu_suite import PARTS, Suite, newest_wheel
+from build_tools.gpu_suite import COMPILER_TESTS, Suite, newest_wheel, run_all
 from build_tools.receipt import sources_sha256
 
 pytestmark = [
@@ -33,10 +34,23 @@ def test_the_wheel_names_the_sources_it_was_built_from(suite: Suite) -> None:
     assert suite.build_info()["sources_sha256"] == sources_sha256()
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_a_run_in_which_nothing_ran_is_no_proof(suite: Suite, part: str) -> None:
+def test_the_tests_of_the_compiler_are_found_one_by_one(suite: Suite) -> None:
+    tests = suite.collect(COMPILER_TESTS)
+    assert any("test_aot_inductor[cuda]" in test for test in tests)
+    assert suite.count("one", COMPILER_TESTS, tests[0]) == Counter(skipped=1)
+
+
+def test_a_crash_is_a_failure(suite: Suite, tmp_path: Path) -> None:
+    crash = tmp_path / "test_crash.py"
+    crash.write_text("import os\n\ndef test_crash():\n    os.abort()\n")
+    assert suite.count("crash", "not gpu", str(crash)) == Counter(failed=1)
+
+
+def test_a_run_in_which_nothing_ran_is_no_proof(suite: Suite, monkeypatch) -> None:
+    monkeypatch.setattr(Suite, "sanitizer_errors", lambda *_: 0)
+    monkeypatch.setattr(Suite, "collect", lambda *_: [])
     with pytest.raises(SystemExit, match="tests marked gpu must run, got none"):
-        suite.gpu_tests(part)
+        run_all(suite)
 
 
 def test_without_a_wheel_the_error_says_what_to_do(tmp_path: Path) -> None:
