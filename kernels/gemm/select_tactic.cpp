@@ -13,8 +13,9 @@ constexpr double kShallowStage = 1.08;     // a barrier every 32 elements of dep
 constexpr double kL2BytesPerSmUs = 4.2e4;  // what one SM gets from L2
 constexpr double kTileUs = 0.5;            // finding a tile, its epilogue
 constexpr double kLaunchUs = 2.0;
-constexpr double kEmptyRows = 0.05;  // streaming slowed down by a tile that holds few rows
-constexpr double kLoneCta = 0.65;    // time of a CTA alone on an SM, of that of several
+constexpr double kEmptyRows = 0.2;  // streaming slowed down by a tile that holds few rows
+constexpr double kUnevenSms = 0.4;  // likewise by SMs that have a tile more than others
+constexpr double kLoneCta = 0.65;   // time of a CTA alone on an SM, of that of several
 
 struct Rows {
   double active_experts;
@@ -96,7 +97,10 @@ double estimate_us(const GemmShape& shape, int tactic, int smem_bytes, const Dev
 
   const double weight_bytes = 2 * rows.active_experts * shape.n * static_cast<double>(shape.k);
   const double empty = std::max(0.0, 1 - rows.mean / t.cta_m);
-  const double dram_us = weight_bytes / info.dram_bytes_per_us * (1 + kEmptyRows * empty);
+  const double tiles_per_sm = total.tiles / info.num_sms;
+  const double uneven = std::ceil(tiles_per_sm) / tiles_per_sm - 1;
+  const double dram_us =
+      weight_bytes / info.dram_bytes_per_us * (1 + kEmptyRows * empty + kUnevenSms * uneven);
   return std::hypot(compute_us, dram_us) + kLaunchUs;
 }
 
