@@ -1,6 +1,7 @@
 """The setuptools commands: what goes into a wheel, and under which name."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -49,6 +50,13 @@ class BuildExt(build_ext):
 class BdistWheel(bdist_wheel):
     """One wheel for every Python: the library has no Python symbol in it."""
 
+    def run(self) -> None:
+        # The same tree makes the same bytes, so a file in the wheel is as old as the commit.
+        date = _commit_date()
+        if date:
+            os.environ.setdefault("SOURCE_DATE_EPOCH", date)
+        super().run()
+
     def get_tag(self) -> tuple[str, str, str]:
         return "py3", "none", super().get_tag()[2]
 
@@ -90,8 +98,16 @@ def _build_info(version: str) -> dict[str, object]:
 
 def _commit() -> str | None:
     """The commit of the tree; None in an unpacked sdist."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    return _git("rev-parse", "HEAD")
+
+
+def _commit_date() -> str | None:
+    """The commit's date in seconds; None in an unpacked sdist."""
+    return _git("log", "-1", "--format=%ct")
+
+
+def _git(*arguments: str) -> str | None:
     if not Path(ROOT, ".git").exists() or shutil.which("git") is None:
         return None
-    found = subprocess.run(command, capture_output=True, text=True)
+    found = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
     return found.stdout.strip() or None

@@ -26,6 +26,8 @@ NVCC_FLAGS = (
     "--expt-relaxed-constexpr",
     "-Xfatbin",
     "-compress-all",
+    # Temporary files named after the object: a process number would end up in the symbol table.
+    "--objdir-as-tempdir",
     # The log of -v is what check_resources reads.
     "-Xptxas",
     "-v,--warn-on-spills",
