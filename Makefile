@@ -13,7 +13,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready-for-sm80moe
 CXX_FILES = $(shell find kernels tests -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test build wheel test-gpu format lint types check-resources compile-commands clean
+.PHONY: demo test build wheel release-wheel build-times test-gpu format lint types check-resources compile-commands clean
 
 demo: build
 	$(PY) -m torch_sm80moe demo
@@ -28,6 +28,15 @@ build: $(READY)
 
 wheel: $(READY)
 	$(PY) -m pip wheel . --no-build-isolation --no-deps --wheel-dir dist
+
+# Of the last commit: built twice and compared, repaired, tested in every Python named, each of which
+# has torch and pytest: make release-wheel PYTHONS="/path/to/python3.10 /path/to/python3.14"
+PYTHONS ?= $(PY)
+release-wheel: $(READY)
+	$(PY) -m build_tools.release_build --twice $(PYTHONS:%=--python %)
+
+build-times:
+	$(PY) -m build_tools.build_times
 
 # On a machine with a GPU, after `make wheel` here or there; also without make:
 #   python3 -m build_tools.gpu_suite

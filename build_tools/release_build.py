@@ -1,0 +1,106 @@
+"""The steps of a release without a container: a wheel of the last commit, repaired and tested.
+
+    python -m build_tools.release_build [--python PATH ...] [--twice]
+
+What is not committed is not built. The wheel goes to dist/ with the oldest manylinux tag that this
+machine's compiler and toolkit allow; the one for everybody comes from cibuildwheel's container,
+by the configuration in pyproject.toml. Every Python named must have torch and pytest; the tests run
+in an empty folder into which the wheel was installed. `--twice` compiles again and compares.
+"""
+
+import argparse
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from build_tools.gpu_suite import Suite
+from build_tools.native import ROOT
+
+# Not a temporary folder: nvcc puts a hash of the source's path into the names of kernels, so equal
+# bytes need equal paths.
+TREE = ROOT / "build" / "release" / "tree"
+
+# As in [tool.cibuildwheel] of pyproject.toml.
+KERNELS_ARE_THERE = "import torch_sm80moe; assert torch_sm80moe.tactic_table()"
+TESTS = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not compile")
+
+_VERSIONS = "import platform, torch; print(platform.python_version(), 'torch', torch.__version__)"
+
+
+def call(*command: str, cwd: Path = ROOT) -> None:
+    """Run a step; the release ends where one fails."""
+    print("+", " ".join(command), flush=True)
+    code = subprocess.run(command, cwd=cwd).returncode
+    if code != 0:
+        sys.exit(f"release_build: every step must succeed, got exit code {code} of {command[:4]}")
+
+
+def build(folder: Path) -> Path:
+    """A wheel of the last commit, compiled from nothing."""
+    shutil.rmtree(TREE, ignore_errors=True)
+    call("git", "clone", "--quiet", "--depth=1", f"file://{ROOT}", str(TREE))
+    pip = (sys.executable, "-m", "pip", "wheel", ".", "--no-build-isolation", "--no-deps")
+    call(*pip, "--wheel-dir", str(folder), cwd=TREE)
+    return _only_wheel(folder)
+
+
+def repair(wheel: Path, folder: Path) -> Path:
+    """The wheel with the tag of the oldest systems it runs on; torch stays outside."""
+    auditwheel = (sys.executable, "-m", "auditwheel")
+    call(*auditwheel, "show", str(wheel))
+    options = ("--exclude", "libtorch.so", "--wheel-dir", str(folder))
+    call(*auditwheel, "repair", *options, str(wheel))
+    return _only_wheel(folder)
+
+
+def check_same(first: Path, second: Path) -> None:
+    """Ends the release if two builds of one commit differ."""
+    digests = [hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in (first, second)]
+    if digests[0] != digests[1]:
+        sys.exit(f"release_build: two builds must give the same bytes, got {digests}")
+    print(f"two builds, the same bytes: {digests[0]}", flush=True)
+
+
+def test(wheel: Path, python: str) -> None:
+    """Install the wheel into an empty folder and run the quick tests there, on the CPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        suite = Suite.install(wheel, Path(folder))
+        output = suite.folder / "output.log"
+        for arguments in (("-c", _VERSIONS), ("-c", KERNELS_ARE_THERE), (*TESTS, "tests/python")):
+            code = suite.run(output, python, *arguments)
+            print(output.read_text(), flush=True)
+            if code != 0:
+                sys.exit(f"release_build: the wheel must pass its tests, got a failure in {python}")
+
+
+def _only_wheel(folder: Path) -> Path:
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def main() -> None:
+    """Exits with a sentence at the first step that fails."""
+    parser = argparse.ArgumentParser(prog="python -m build_tools.release_build")
+    parser.add_argument("--python", action="append", help="test with this one; may be repeated")
+    parser.add_argument("--twice", action="store_true", help="compile again and compare")
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = [Path(temporary, name) for name in ("first", "second", "repaired")]
+        wheel = build(folders[0])
+        if options.twice:
+            check_same(wheel, build(folders[1]))
+        repaired = repair(wheel, folders[2])
+        call(sys.executable, "-m", "twine", "check", "--strict", str(repaired))
+        for python in options.python or [sys.executable]:
+            test(repaired, python)
+        (ROOT / "dist").mkdir(exist_ok=True)
+        released = Path(shutil.copy2(repaired, ROOT / "dist"))
+    print(f"{released.relative_to(ROOT)}: {released.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

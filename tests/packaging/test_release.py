@@ -1,0 +1,113 @@
+"""What is published: its size, its metadata, the systems it runs on, and how it gets out."""
+
+import re
+import statistics
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from build_tools import flags
+from build_tools.native import ROOT
+from tests.packaging.helpers import run
+
+WORKFLOWS = ROOT / ".github" / "workflows"
+
+# 6.8 MB with 12 tactics on 3 architectures. The index takes 100; nobody should wait for a download.
+WHEEL_BYTES = 16_000_000
+
+# What Ubuntu 22.04 has; the wheel from the container gets by with less.
+NEWEST_SYMBOLS = {"GLIBC": (2, 35), "GLIBCXX": (3, 4, 30), "CXXABI": (1, 3, 13)}
+
+IMPORT_MILLISECONDS = 50
+IMPORT = """
+import time, torch
+start = time.perf_counter()
+import torch_sm80moe
+print(1000 * (time.perf_counter() - start))
+"""
+
+needs_clone = pytest.mark.skipif(not WORKFLOWS.is_dir(), reason="no workflows: not a clone")
+
+
+def newest_versions(library: Path) -> dict[str, tuple[int, ...]]:
+    """The newest version that the library asks of each of its system libraries."""
+    command = ["readelf", "--wide", "--version-info", str(library)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.findall(r"Name: (GLIBC|GLIBCXX|CXXABI)_([\d.]+)", text)
+    versions = [(name, tuple(map(int, version.split(".")))) for name, version in found]
+    return dict(sorted(versions))
+
+
+def test_the_wheel_runs_on_systems_of_2022(library: Path) -> None:
+    newest = newest_versions(library)
+    print(newest)
+    assert "GLIBC" in newest
+    assert {name for name in newest if newest[name] > NEWEST_SYMBOLS[name]} == set()
+
+
+@pytest.mark.slow
+def test_the_wheel_keeps_to_its_size(wheel: Path) -> None:
+    size = wheel.stat().st_size
+    print(f"{size} bytes")
+    assert size <= WHEEL_BYTES
+
+
+@pytest.mark.slow
+def test_the_files_in_the_wheel_are_as_old_as_the_commit(wheel: Path) -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("this tree is not a clone: it has no commit")
+    with zipfile.ZipFile(wheel) as opened:
+        assert len({entry.date_time for entry in opened.infolist()}) == 1
+
+
+@pytest.mark.slow
+def test_the_metadata_renders(wheel: Path, cpu_wheel: Path) -> None:
+    pytest.importorskip("twine")
+    run(sys.executable, "-m", "twine", "check", "--strict", str(wheel), str(cpu_wheel))
+
+
+@pytest.mark.slow
+def test_importing_costs_little_beside_torch(library: Path) -> None:
+    # The first import compiles the package to bytecode.
+    times = [float(run(sys.executable, "-c", IMPORT)) for _ in range(4)][1:]
+    print(times)
+    assert statistics.median(times) <= IMPORT_MILLISECONDS
+
+
+def test_the_version_is_written_once() -> None:
+    import torch_sm80moe
+
+    found = [
+        path.name
+        for path in (ROOT / "torch_sm80moe").rglob("*.py")
+        if torch_sm80moe.__version__ in path.read_text()
+    ]
+    assert found == ["_version.py"]
+    assert torch_sm80moe.__version__ in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_readme_names_the_architectures() -> None:
+    readme = (ROOT / "README.md").read_text()
+    promised = re.search(r"machine code for (.+?);", readme)
+    assert promised
+    assert re.findall(r"sm_(\d+)", promised[1]) == list(flags.ARCHITECTURES)
+
+
+@needs_clone
+def test_the_workflows_are_what_github_reads() -> None:
+    pytest.importorskip("check_jsonschema")
+    files = [str(path) for path in sorted(WORKFLOWS.glob("*.yml"))]
+    assert files
+    schema = ("--builtin-schema", "vendor.github-workflows")
+    run(sys.executable, "-m", "check_jsonschema", *schema, *files)
+
+
+@pytest.mark.slow
+def test_the_container_builds_for_the_oldest_and_the_newest_python() -> None:
+    pytest.importorskip("cibuildwheel")
+    options = ("--platform", "linux", "--print-build-identifiers")
+    identifiers = run(sys.executable, "-m", "cibuildwheel", *options).split()
+    assert identifiers == ["cp310-manylinux_x86_64", "cp314-manylinux_x86_64"]
