@@ -14,9 +14,10 @@ namespace {
 using driver::Options;
 
 const std::map<std::string, void (*)(const Options&)> kCommands = {
-    {"list", driver::run_list},       {"gemm", driver::run_gemm},
-    {"topk", driver::run_topk},       {"sort", driver::run_sort},
-    {"combine", driver::run_combine}, {"selftest", driver::run_selftest},
+    {"list", driver::run_list},         {"gemm", driver::run_gemm},
+    {"topk", driver::run_topk},         {"sort", driver::run_sort},
+    {"combine", driver::run_combine},   {"select", driver::run_select},
+    {"selftest", driver::run_selftest},
 };
 
 void print_bank_conflicts() {
@@ -33,7 +34,8 @@ void print_bank_conflicts() {
 int main(int argc, char** argv) {
   const auto command = kCommands.find(argc > 1 ? argv[1] : "");
   if (command == kCommands.end())
-    driver::usage_error("the first word must be list, gemm, topk, sort, combine or selftest");
+    driver::usage_error(
+        "the first word must be list, gemm, topk, sort, combine, select or selftest");
   const Options options(argc, argv, 2);
   simt::settings().seed = options.number("seed", 0);
   simt::settings().num_sms = static_cast<int>(options.number("sms", simt::settings().num_sms));

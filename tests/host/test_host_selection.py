@@ -1,0 +1,67 @@
+"""Which tactic a size gets on several devices; the estimate needs no GPU."""
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.host.running import run_ok
+
+pytestmark = pytest.mark.host
+
+DEVICES = ("a100", "a6000", "h100")
+SMEM_OF_SM86 = 99 * 1024
+MODELS = {  # experts, n, k of both GEMMs
+    "few_large_experts": ((8, 28672, 4096), (8, 4096, 14336)),
+    "many_small_experts": ((128, 1536, 2048), (128, 2048, 768)),
+    "one_expert": ((1, 8192, 1024), (1, 1024, 4096)),
+    "tiny": ((16, 256, 256), (16, 256, 128)),
+}
+GEMMS = {
+    f"{model}_{number}": gemm
+    for model, gemms in MODELS.items()
+    for number, gemm in enumerate(gemms, 1)
+}
+
+
+def select(program: Path, gemm: tuple[int, int, int], rows: int, **options: object) -> list[int]:
+    """The tactic, its rows, its shared memory; [-1] if there is none."""
+    experts, n, k = gemm
+    out = run_ok(program, "select", rows=rows, experts=experts, n=n, k=k, **options).output
+    found = re.search(r"^selected (-?\d+)(?:\ncta_m (\d+) smem (\d+))?$", out, re.MULTILINE)
+    assert found is not None, out
+    return [int(word) for word in found.groups() if word is not None]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("gemm", GEMMS.values(), ids=GEMMS)
+def test_few_rows_get_short_tiles_and_many_get_tall_ones(
+    program: Path, gemm: tuple[int, int, int], device: str
+) -> None:
+    _, short, _ = select(program, gemm, 1, device=device)
+    _, tall, _ = select(program, gemm, 2048 * gemm[0], device=device)
+    assert short <= 32
+    assert tall >= 128
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_selected_fits(program: Path, device: str) -> None:
+    for gemm, rows in itertools.product(GEMMS.values(), (1, 100, 10000)):
+        _, _, smem = select(program, gemm, rows, device=device, smem=SMEM_OF_SM86)
+        assert smem <= SMEM_OF_SM86
+
+
+def test_the_limit_of_sm86_changes_the_choice(program: Path) -> None:
+    gemm = GEMMS["few_large_experts_1"]
+    free = select(program, gemm, 32768, device="h100")
+    limited = select(program, gemm, 32768, device="h100", smem=SMEM_OF_SM86)
+    assert free[2] > SMEM_OF_SM86 >= limited[2]
+
+
+def test_a_device_that_holds_no_tactic_gets_none(program: Path) -> None:
+    assert select(program, GEMMS["tiny_1"], 1, smem=16 * 1024) == [-1]
+
+
+def test_the_most_experts_and_rows(program: Path) -> None:
+    assert select(program, (1024, 8192, 8192), 2**31 - 1)[0] >= 0
