@@ -27,8 +27,6 @@ struct GroupedGemmArgs {
 
 enum class EpilogueKind { kStore, kSwiglu };  // the numbers that the operators take
 
-inline constexpr int kMaxExperts = 1024;
-
 // A row is addressed by a 32-bit count of 16-byte chunks from the start of its matrix.
 inline constexpr int64_t kMaxMatrixChunks = int64_t{1} << 32;
 inline constexpr int64_t kMaxRowBytes = int64_t{1} << 32;

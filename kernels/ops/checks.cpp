@@ -73,8 +73,8 @@ void Checker::shape(const char* name, const Tensor& t,
 }
 
 void Checker::num_experts(const char* name, int64_t num_experts) const {
-  if (num_experts < 1 || num_experts > gemm::kMaxExperts)
-    fail(name, " must have 1 to ", gemm::kMaxExperts, " experts, got ", num_experts);
+  if (num_experts < 1 || num_experts > kMaxExperts)
+    fail(name, " must have 1 to ", kMaxExperts, " experts, got ", num_experts);
 }
 
 void Checker::multiple(const char* name, int64_t dim, int64_t size, int64_t multiple) const {

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "common/element_type.h"
+#include "common/limits.h"
 
 namespace sm80moe::ops {
 

@@ -86,7 +86,7 @@ int64_t select_tactic(int64_t num_rows, int64_t num_experts, int64_t n, int64_t 
                       int64_t device_index) {
   const Checker check("select_tactic");
   check.between("num_rows", num_rows, 1, kMaxInt);
-  check.between("num_experts", num_experts, 1, gemm::kMaxExperts);
+  check.between("num_experts", num_experts, 1, kMaxExperts);
   check.between("n", n, 1, kMaxInt);
   check.between("k", k, 1, kMaxInt);
   check.between("epilogue", epilogue, 0, kLastEpilogue);

@@ -40,7 +40,7 @@ std::tuple<Tensor, Tensor, Tensor> sort_by_expert(Tensor topk_ids, int64_t num_e
   check.shape("topk_ids", topk_ids, {"T", "k"});
   check.at_least_one_column("topk_ids", topk_ids);
   check.num_rows("topk_ids", topk_ids.numel());
-  check.between("num_experts", num_experts, 1, routing::kMaxExperts);
+  check.between("num_experts", num_experts, 1, kMaxExperts);
   check.contiguous_last_dimension("topk_ids", topk_ids);
 
   const DeviceScope device(check, topk_ids);

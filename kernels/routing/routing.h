@@ -7,10 +7,9 @@
 #include <cstdint>
 
 #include "common/element_type.h"
+#include "common/limits.h"
 
 namespace sm80moe::routing {
-
-inline constexpr int kMaxExperts = 1024;
 
 // topk_weights[t], topk_ids[t] = the top_k largest of softmax(logits[t])
 struct TopkArgs {
