@@ -15,7 +15,7 @@ from tests.packaging.helpers import run
 
 WORKFLOWS = ROOT / ".github" / "workflows"
 
-# 6.8 MB with 12 tactics on 3 architectures. The index takes 100; nobody should wait for a download.
+# 6.8 MB with 9 tactics on 3 architectures. The index takes 100; nobody should wait for a download.
 WHEEL_BYTES = 16_000_000
 
 # What Ubuntu 22.04 has; the wheel from the container gets by with less.
