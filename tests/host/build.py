@@ -25,6 +25,7 @@ PATCHED = BUILD / "patched"
 PATCHED_NINJA_FILE = PATCHED / "build.ninja"
 SELFTEST = Path("tests/host/selftest/selftest.cu")
 INSTANCES = "instances.cpp"
+SELECTION = "tests/host/driver/select.cpp"
 
 _COMMON = (
     "-std=c++17 -gdwarf-4 -Wall -Wextra -Wno-unknown-pragmas -fno-pie "
@@ -164,7 +165,7 @@ def _patched_edges(patch: Patch) -> str:
         others = {
             source: path
             for source, path in objects.items()
-            if not source.startswith("kernels/gemm/") and source != INSTANCES
+            if not source.startswith("kernels/gemm/") and source not in (INSTANCES, SELECTION)
         }
         source = variant.generate(INSTANCES, one_instance(*patch.table_and_tactic))
     else:

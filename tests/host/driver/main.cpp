@@ -33,7 +33,7 @@ void print_bank_conflicts() {
 
 int main(int argc, char** argv) {
   const auto command = kCommands.find(argc > 1 ? argv[1] : "");
-  if (command == kCommands.end())
+  if (command == kCommands.end() || command->second == nullptr)
     driver::usage_error(
         "the first word must be list, gemm, topk, sort, combine, select or selftest");
   const Options options(argc, argv, 2);
