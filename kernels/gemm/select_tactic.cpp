@@ -101,7 +101,7 @@ double estimate_us(const GemmShape& shape, int tactic, int smem_bytes, const Dev
   const double uneven = std::ceil(tiles_per_sm) / tiles_per_sm - 1;
   const double dram_us =
       weight_bytes / info.dram_bytes_per_us * (1 + kEmptyRows * empty + kUnevenSms * uneven);
-  return std::hypot(compute_us, dram_us) + kLaunchUs;
+  return std::sqrt(compute_us * compute_us + dram_us * dram_us) + kLaunchUs;
 }
 
 int select_tactic(const GemmShape& shape, const LaunchTable& table, const DeviceInfo& info) {
