@@ -72,7 +72,8 @@ def fused_moe(
     Behaviour:
         Runs on the current stream of the tensors' device, does not synchronise, may be captured
         in a CUDA graph. No autograd. Workspace: `T * k * (I + H)` elements of the dtype and
-        `3 * T * k + E + 1` int32, from torch's allocator.
+        `2 * T * k + E + 1` int32, above 4096 rows also E int32 for every 2048 rows (at most 1024
+        times), from torch's allocator.
 
     Source:
         `kernels/ops/`; the specification is `reference.fused_moe`.
