@@ -12,7 +12,8 @@ LAYERS = {
     "common": {"common"},
     "gemm": {"common", "gemm"},
     "routing": {"common", "routing"},
-    "ops": {"common", "gemm", "routing", "ops"},
+    "plan": {"common", "gemm", "routing", "plan"},
+    "ops": {"common", "gemm", "routing", "plan", "ops"},
 }
 # Policies: only the kernel that is composed of them knows them together.
 STRANGERS = {"gemm/mainloop.cuh", "gemm/epilogue.cuh", "gemm/weight_format.cuh"}

@@ -18,6 +18,7 @@ from torch_sm80moe.functional import (
     sort_by_expert,
     tactic_table,
     topk_route,
+    workspace_size,
 )
 from torch_sm80moe.layers import FusedExperts, FusedMoE
 
@@ -36,4 +37,5 @@ __all__ = [
     "sort_by_expert",
     "tactic_table",
     "topk_route",
+    "workspace_size",
 ]

@@ -55,8 +55,18 @@ def _no_selection(
     )
 
 
-def _no_configuration(shared_memory_limit: int) -> None:
-    """There is no kernel that could use shared memory, so every limit holds already."""
+def _no_workspace(
+    num_tokens: int, num_experts: int, top_k: int, hidden_size: int, intermediate_size: int
+) -> int:
+    raise RuntimeError(
+        "workspace_size: the installation must contain CUDA kernels, got a CPU-only one"
+    )
+
+
+def _no_configuration(
+    shared_memory_limit: int | None = None, workspace_limit: int | None = None
+) -> None:
+    """There is no kernel that could use memory, so every limit holds already."""
 
 
 def _define_in_python(library: torch.library.Library) -> None:
@@ -64,6 +74,7 @@ def _define_in_python(library: torch.library.Library) -> None:
         library.define(schema)
     library.impl("tactic_table", _no_tactics, "CompositeExplicitAutograd")
     library.impl("select_tactic", _no_selection, "CompositeExplicitAutograd")
+    library.impl("workspace_size", _no_workspace, "CompositeExplicitAutograd")
     library.impl("configure", _no_configuration, "CompositeExplicitAutograd")
 
 
@@ -105,7 +116,7 @@ grouped_gemm: Callable[..., torch.Tensor] = overload("grouped_gemm")
 combine: Callable[..., torch.Tensor] = overload("combine")
 tactic_table: Callable[[], torch.Tensor] = overload("tactic_table")
 select_tactic: Callable[..., int] = overload("select_tactic")
-configure: Callable[[int], None] = overload("configure")
+workspace_size: Callable[..., int] = overload("workspace_size")
+configure: Callable[..., None] = overload("configure")
 
-if _settings.SHARED_MEMORY_LIMIT:
-    configure(_settings.SHARED_MEMORY_LIMIT)
+configure(_settings.SHARED_MEMORY_LIMIT, _settings.WORKSPACE_LIMIT)

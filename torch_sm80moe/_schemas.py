@@ -21,5 +21,7 @@ SCHEMAS: tuple[str, ...] = (
     "tactic_table() -> Tensor",
     "select_tactic(int num_rows, int num_experts, int n, int k, int epilogue, int device_index)"
     " -> int",
-    "configure(int shared_memory_limit) -> ()",
+    "workspace_size(int num_tokens, int num_experts, int top_k, int hidden_size,"
+    " int intermediate_size) -> int",
+    "configure(int? shared_memory_limit=None, int? workspace_limit=None) -> ()",
 )

@@ -22,5 +22,8 @@ def _read_flag(name: str) -> bool:
 # Bytes of shared memory that a thread block may use; 0 means what the device has.
 SHARED_MEMORY_LIMIT = _read_bytes("SM80MOE_SHARED_MEMORY_LIMIT")
 
+# Bytes of workspace that a call of fused_moe may use; 0 means the default.
+WORKSPACE_LIMIT = _read_bytes("SM80MOE_WORKSPACE_LIMIT")
+
 # Whether the Python functions refuse expert ids outside [0, E); the check synchronises the device.
 CHECK_IDS = _read_flag("SM80MOE_CHECK_IDS")

@@ -21,6 +21,7 @@ _LOGITS = (torch.float32, torch.float16, torch.bfloat16)
 _IDS = (torch.int32, torch.int64)
 _ROW_MULTIPLE = 8  # 16 bytes of a 16-bit type: the unit in which the kernels copy rows.
 _MAX_INT = 2**31 - 1
+_MAX_BYTES = 2**63 - 1
 
 Size = int | str  # A name stands for any size.
 
@@ -183,9 +184,26 @@ def select_tactic(num_rows: int, num_experts: int, n: int, k: int) -> None:
     _require_int(op, "k", k, 1, _MAX_INT)
 
 
-def configure(shared_memory_limit: int) -> None:
-    """Check the argument of `configure`."""
-    _require_int("configure", "shared_memory_limit", shared_memory_limit, 0, _MAX_INT)
+def workspace_size(
+    num_tokens: int, num_experts: int, top_k: int, hidden_size: int, intermediate_size: int
+) -> None:
+    """Check the sizes given to `workspace_size`."""
+    op = "workspace_size"
+    _require_int(op, "num_tokens", num_tokens, 0, _MAX_INT)
+    _require_int(op, "num_experts", num_experts, 1, MAX_EXPERTS)
+    _require_int(op, "top_k", top_k, 1, _MAX_INT)
+    _require_int(op, "hidden_size", hidden_size, 1, _MAX_INT)
+    _require_int(op, "intermediate_size", intermediate_size, 1, _MAX_INT)
+    _require_rows(op, "num_tokens", num_tokens * top_k)
+
+
+def configure(shared_memory_limit: int | None, workspace_limit: int | None) -> None:
+    """Check the arguments of `configure`."""
+    op = "configure"
+    if shared_memory_limit is not None:
+        _require_int(op, "shared_memory_limit", shared_memory_limit, 0, _MAX_INT)
+    if workspace_limit is not None:
+        _require_int(op, "workspace_limit", workspace_limit, 0, _MAX_BYTES)
 
 
 def tactic(op: str, name: str, value: int, num_tactics: int) -> None:

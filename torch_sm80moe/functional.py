@@ -62,7 +62,7 @@ def fused_moe(
         ValueError: a shape, stride, device or range is wrong.
         TypeError: a dtype is wrong, or an argument is no tensor.
         RuntimeError: an input requires grad while grad mode is on; the data is not aligned; the
-            device or driver cannot run the kernels.
+            device or driver cannot run the kernels; one token passes the workspace limit.
 
     Numerics:
         fp32 accumulation. The product silu(gate) * up, each expert's row and the output are rounded
@@ -71,9 +71,10 @@ def fused_moe(
 
     Behaviour:
         Runs on the current stream of the tensors' device, does not synchronise, may be captured
-        in a CUDA graph. No autograd. Workspace: `T * k * (I + H)` elements of the dtype and
-        `2 * T * k + E + 1` int32, above 4096 rows also E int32 for every 2048 rows (at most 1024
-        times), from torch's allocator.
+        in a CUDA graph. No autograd. Allocates the result and one workspace of `workspace_size(T,
+        E, k, H, I)` bytes from torch's allocator. Above the workspace limit (see `configure`) the
+        tokens are processed in chunks; a token's result depends on its chunk only through the
+        tactics that the chunk's size selects.
 
     Source:
         `kernels/ops/`; the specification is `reference.fused_moe`.
@@ -442,30 +443,79 @@ def select_tactic(
     return _ops.select_tactic(num_rows, num_experts, n, k, number, index)
 
 
-def configure(*, shared_memory_limit: int = 0) -> None:
-    """Limit the shared memory of the kernels in this process, as if the GPU had less.
+def workspace_size(
+    num_tokens: int,
+    num_experts: int,
+    top_k: int,
+    hidden_size: int,
+    intermediate_size: int,
+) -> int:
+    """Return the temporary memory that `fused_moe` takes on a GPU, in bytes.
+
+    A call allocates its result and one workspace of this size: `T * k * (I + H)` 16-bit elements
+    and the routing lists. A call whose workspace would pass the limit (see `configure`) is
+    processed in chunks of tokens, as even as possible, and its workspace is that of the largest.
 
     Args:
-        shared_memory_limit: bytes that a thread block may use; 0 means what the device has. With
-            `99 * 1024` a larger GPU chooses among the tactics of SM86 and SM89.
+        num_tokens: T.
+        num_experts: E, 1 to 1024.
+        top_k: k, experts per token.
+        hidden_size: H.
+        intermediate_size: I.
+
+    Returns:
+        The bytes asked of torch's allocator, which rounds them up.
+
+    Raises:
+        ValueError: a size is out of range.
+        RuntimeError: the limit is less than one token takes, or there are no CUDA kernels (without
+            them nothing but plain PyTorch runs, which states no such number).
+
+    Behaviour:
+        Arithmetic on the host; no device is touched.
+
+    Source:
+        `kernels/plan/`.
+
+    Example:
+        >>> workspace_size(4096, 8, 2, 4096, 14336)  # doctest: +SKIP
+        302055808
+    """
+    _shapes.workspace_size(num_tokens, num_experts, top_k, hidden_size, intermediate_size)
+    return _ops.workspace_size(num_tokens, num_experts, top_k, hidden_size, intermediate_size)
+
+
+def configure(
+    *, shared_memory_limit: int | None = None, workspace_limit: int | None = None
+) -> None:
+    """Limit the memory of the kernels in this process.
+
+    Args:
+        shared_memory_limit: bytes of shared memory that a thread block may use, as if the GPU had
+            less; 0 means what the device has. With `99 * 1024` a larger GPU chooses among the
+            tactics of SM86 and SM89. None leaves the limit as it is.
+        workspace_limit: bytes that the workspace of `fused_moe` may take; longer calls are
+            processed in chunks of tokens. 0 restores the default: 1 GiB, or what 2048 rows an
+            expert take if that is more. None leaves the limit as it is.
 
     Returns:
         Nothing.
 
     Raises:
-        ValueError: the limit is negative, or no int32.
+        ValueError: a limit is negative or too large.
 
     Behaviour:
-        Holds for every later call in the process; `SM80MOE_SHARED_MEMORY_LIMIT` sets it at import.
+        Holds for every later call in the process; `SM80MOE_SHARED_MEMORY_LIMIT` and
+        `SM80MOE_WORKSPACE_LIMIT` set the limits at import. CPU tensors know no limit.
 
     Source:
-        `kernels/gemm/select_tactic.cpp`.
+        `kernels/ops/settings.cpp`.
 
     Example:
-        >>> configure(shared_memory_limit=0)
+        >>> configure(shared_memory_limit=0, workspace_limit=0)
     """
-    _shapes.configure(shared_memory_limit)
-    _ops.configure(shared_memory_limit)
+    _shapes.configure(shared_memory_limit, workspace_limit)
+    _ops.configure(shared_memory_limit, workspace_limit)
 
 
 def _refuse_gradients(op: str, *inputs: torch.Tensor) -> None:

@@ -18,8 +18,7 @@ namespace sm80moe::ops {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline constexpr int64_t kRowMultiple = 8;  // elements in the 16 bytes that kernels copy at a time
-inline constexpr int64_t kAlignment = 16;   // bytes
+inline constexpr int64_t kAlignment = 16;  // bytes
 inline constexpr int64_t kAnySize = -1;
 
 struct Dimension {

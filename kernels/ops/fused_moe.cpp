@@ -1,6 +1,10 @@
 #include "ops/fused_moe.h"
 
+#include <limits>
+
 #include "ops/run_gemm.h"
+#include "ops/settings.h"
+#include "plan/chunks.h"
 #include "routing/routing.h"
 
 namespace sm80moe::ops {
@@ -16,7 +20,9 @@ struct Layer {
   int64_t intermediate_size() const { return w2.size(2); }
   int64_t num_experts() const { return w13.size(0); }
   int64_t top_k() const { return topk_ids.size(1); }
-  int64_t num_rows() const { return num_tokens() * top_k(); }
+  plan::LayerShape shape() const {
+    return {num_tokens(), num_experts(), top_k(), hidden_size(), intermediate_size()};
+  }
 };
 
 void check_layer(const Checker& check, const Layer& layer) {
@@ -49,52 +55,56 @@ void check_layer(const Checker& check, const Layer& layer) {
   check.same_device("w2", w2, "hidden_states", hidden_states);
 }
 
-// One allocation, cut into the buffers of a call.
+// Tokens that are processed at once, and the result's rows for them.
+struct Chunk {
+  Chunk(const Layer& layer, const Tensor& out, int64_t begin, int64_t end)
+      : layer(layer),
+        hidden_states(row(layer.hidden_states, begin)),
+        topk_weights(row(layer.topk_weights, begin)),
+        topk_ids(row(layer.topk_ids, begin)),
+        out(row(out, begin)),
+        out_stride(out.stride(0)),
+        num_tokens(end - begin) {}
+
+  static void* row(const Tensor& t, int64_t index) {
+    return static_cast<char*>(t.data_ptr()) + index * t.stride(0) * t.element_size();
+  }
+  int num_rows() const { return static_cast<int>(num_tokens * layer.top_k()); }
+
+  const Layer& layer;
+  void *hidden_states, *topk_weights, *topk_ids, *out;
+  int64_t out_stride;
+  int64_t num_tokens;
+};
+
+// One allocation, cut into the buffers of a chunk.
 class Workspace {
  public:
-  Workspace(const DeviceScope& device, const Layer& layer, size_t element_size) {
-    const int64_t rows = layer.num_rows();
-    const int64_t scratch =
-        routing::sort_scratch_ints(static_cast<int>(rows), static_cast<int>(layer.num_experts()));
-    const int64_t intermediate_at = 0;
-    const int64_t rows_at = end(intermediate_at, rows * layer.intermediate_size() * element_size);
-    const int64_t offsets_at = end(rows_at, rows * layer.hidden_size() * element_size);
-    const int64_t index_at = end(offsets_at, (layer.num_experts() + 1) * sizeof(int32_t));
-    const int64_t position_at = end(index_at, rows * sizeof(int32_t));
-    const int64_t scratch_at = end(position_at, rows * sizeof(int32_t));
-    buffer_ = device.empty({end(scratch_at, scratch * sizeof(int32_t))}, ScalarType::Byte);
-
+  Workspace(const DeviceScope& device, const plan::WorkspaceLayout& layout)
+      : buffer_(device.empty({layout.size}, ScalarType::Byte)) {
     auto* base = static_cast<char*>(buffer_.data_ptr());
-    intermediate = base + intermediate_at;
-    expert_rows = base + rows_at;
-    expert_offsets = reinterpret_cast<int32_t*>(base + offsets_at);
-    row_index = reinterpret_cast<int32_t*>(base + index_at);
-    row_position = reinterpret_cast<int32_t*>(base + position_at);
-    sort_scratch = reinterpret_cast<int32_t*>(base + scratch_at);
+    intermediate = base + layout.intermediate;
+    expert_rows = base + layout.expert_rows;
+    expert_offsets = reinterpret_cast<int32_t*>(base + layout.expert_offsets);
+    row_index = reinterpret_cast<int32_t*>(base + layout.row_index);
+    row_position = reinterpret_cast<int32_t*>(base + layout.row_position);
+    sort_scratch = reinterpret_cast<int32_t*>(base + layout.sort_scratch);
   }
 
-  void* intermediate;  // [M, I]
-  void* expert_rows;   // [M, H]
-  int32_t* expert_offsets;
-  int32_t* row_index;
-  int32_t* row_position;
-  int32_t* sort_scratch;
+  void *intermediate, *expert_rows;
+  int32_t *expert_offsets, *row_index, *row_position, *sort_scratch;
 
  private:
-  static int64_t end(int64_t begin, int64_t bytes) {
-    constexpr int64_t kLine = 256;
-    return (begin + bytes + kLine - 1) / kLine * kLine;
-  }
-
   Tensor buffer_;
 };
 
-cudaError_t sort(const DeviceScope& device, const Layer& layer, const Workspace& work) {
+cudaError_t sort(const DeviceScope& device, const Chunk& chunk, const Workspace& work) {
+  const Layer& layer = chunk.layer;
   routing::SortArgs args{};
-  args.topk_ids = layer.topk_ids.data_ptr();
+  args.topk_ids = chunk.topk_ids;
   args.ids_row_stride = layer.topk_ids.stride(0);
   args.ids_are_int64 = layer.topk_ids.scalar_type() == ScalarType::Long;
-  args.num_pairs = static_cast<int>(layer.num_rows());
+  args.num_pairs = chunk.num_rows();
   args.top_k = static_cast<int>(layer.top_k());
   args.num_experts = static_cast<int>(layer.num_experts());
   args.expert_offsets = work.expert_offsets;
@@ -105,58 +115,75 @@ cudaError_t sort(const DeviceScope& device, const Layer& layer, const Workspace&
 }
 
 // intermediate = silu(gate) * up of the gathered rows
-gemm::GroupedGemmArgs first_gemm(const Layer& layer, const Workspace& work) {
+gemm::GroupedGemmArgs first_gemm(const Chunk& chunk, const Workspace& work) {
+  const Layer& layer = chunk.layer;
   gemm::GroupedGemmArgs args{};
   set_weights(args, layer.w13);
-  set_activations(args, layer.hidden_states.data_ptr(), layer.num_tokens(),
-                  layer.hidden_states.stride(0));
+  set_activations(args, chunk.hidden_states, chunk.num_tokens, layer.hidden_states.stride(0));
   args.row_index = work.row_index;
   args.top_k = static_cast<int>(layer.top_k());
   args.expert_offsets = work.expert_offsets;
-  args.num_rows = static_cast<int>(layer.num_rows());
+  args.num_rows = chunk.num_rows();
   args.out = work.intermediate;
   return args;
 }
 
 // expert_rows = intermediate @ w2.T
-gemm::GroupedGemmArgs second_gemm(const Layer& layer, const Workspace& work) {
+gemm::GroupedGemmArgs second_gemm(const Chunk& chunk, const Workspace& work) {
   gemm::GroupedGemmArgs args{};
-  set_weights(args, layer.w2);
-  set_activations(args, work.intermediate, layer.num_rows(), layer.intermediate_size());
+  set_weights(args, chunk.layer.w2);
+  set_activations(args, work.intermediate, chunk.num_rows(), chunk.layer.intermediate_size());
   args.top_k = 1;
   args.expert_offsets = work.expert_offsets;
-  args.num_rows = static_cast<int>(layer.num_rows());
+  args.num_rows = chunk.num_rows();
   args.out = work.expert_rows;
   return args;
 }
 
-cudaError_t combine(const DeviceScope& device, const Layer& layer, const Workspace& work,
-                    const Tensor& out, ElementType type) {
+cudaError_t combine(const DeviceScope& device, const Chunk& chunk, const Workspace& work,
+                    ElementType type) {
+  const Layer& layer = chunk.layer;
   routing::CombineArgs args{};
   args.rows = work.expert_rows;
-  args.topk_weights = static_cast<const float*>(layer.topk_weights.data_ptr());
+  args.topk_weights = static_cast<const float*>(chunk.topk_weights);
   args.row_position = work.row_position;
-  args.out = out.data_ptr();
+  args.out = chunk.out;
   args.rows_stride = layer.hidden_size();
   args.weights_row_stride = layer.topk_weights.stride(0);
-  args.out_stride = out.stride(0);
-  args.num_rows = static_cast<int>(layer.num_rows());
-  args.num_tokens = static_cast<int>(layer.num_tokens());
+  args.out_stride = chunk.out_stride;
+  args.num_rows = chunk.num_rows();
+  args.num_tokens = static_cast<int>(chunk.num_tokens);
   args.top_k = static_cast<int>(layer.top_k());
   args.hidden_size = static_cast<int>(layer.hidden_size());
   return routing::combine(args, type, device.stream());
 }
 
+void run_chunk(const Checker& check, const DeviceScope& device, const Chunk& chunk,
+               const Workspace& work) {
+  const ElementType type = element_type(chunk.layer.hidden_states);
+  device.check_cuda(sort(device, chunk, work));
+  run_gemm(check, device, first_gemm(chunk, work), type, gemm::EpilogueKind::kSwiglu, "tactic_w13",
+           chunk.layer.tactic_w13);
+  run_gemm(check, device, second_gemm(chunk, work), type, gemm::EpilogueKind::kStore, "tactic_w2",
+           chunk.layer.tactic_w2);
+  device.check_cuda(combine(device, chunk, work, type));
+}
+
+plan::Chunks plan_chunks(const Checker& check, const plan::LayerShape& shape) {
+  const int64_t limit = workspace_limit();
+  const plan::Chunks chunks = plan::plan_chunks(shape, limit);
+  if (chunks.count == 0)
+    check.fail("workspace_limit must hold the rows of one token, got ", limit, " bytes");
+  return chunks;
+}
+
+// Chunks follow one another on the stream, so they can share a workspace.
 void run(const Checker& check, const DeviceScope& device, const Layer& layer, const Tensor& out) {
   if (layer.num_tokens() == 0) return;
-  const ElementType type = element_type(layer.hidden_states);
-  const Workspace work(device, layer, layer.hidden_states.element_size());
-  device.check_cuda(sort(device, layer, work));
-  run_gemm(check, device, first_gemm(layer, work), type, gemm::EpilogueKind::kSwiglu, "tactic_w13",
-           layer.tactic_w13);
-  run_gemm(check, device, second_gemm(layer, work), type, gemm::EpilogueKind::kStore, "tactic_w2",
-           layer.tactic_w2);
-  device.check_cuda(combine(device, layer, work, out, type));
+  const plan::Chunks chunks = plan_chunks(check, layer.shape());
+  const Workspace work(device, plan::workspace_layout(chunks.shape()));
+  for (int64_t i = 0; i < chunks.count; ++i)
+    run_chunk(check, device, Chunk(layer, out, chunks.begin(i), chunks.begin(i + 1)), work);
 }
 
 }  // namespace
@@ -183,6 +210,21 @@ void fused_moe_out(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weig
   check.distinct_rows("out", out);
   check.same_device("out", out, "hidden_states", hidden_states);
   run(check, DeviceScope(check, hidden_states), layer, out);
+}
+
+int64_t workspace_size(int64_t num_tokens, int64_t num_experts, int64_t top_k, int64_t hidden_size,
+                       int64_t intermediate_size) {
+  constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
+  const Checker check("workspace_size");
+  check.between("num_tokens", num_tokens, 0, kMaxInt);
+  check.between("num_experts", num_experts, 1, kMaxExperts);
+  check.between("top_k", top_k, 1, kMaxInt);
+  check.between("hidden_size", hidden_size, 1, kMaxInt);
+  check.between("intermediate_size", intermediate_size, 1, kMaxInt);
+  check.num_rows("num_tokens", num_tokens * top_k);
+  if (num_tokens == 0) return 0;
+  const plan::LayerShape shape{num_tokens, num_experts, top_k, hidden_size, intermediate_size};
+  return plan::workspace_layout(plan_chunks(check, shape).shape()).size;
 }
 
 }  // namespace sm80moe::ops

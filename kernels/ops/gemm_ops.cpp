@@ -104,9 +104,4 @@ int64_t select_tactic(int64_t num_rows, int64_t num_experts, int64_t n, int64_t 
       info);
 }
 
-void configure(int64_t shared_memory_limit) {
-  Checker("configure").between("shared_memory_limit", shared_memory_limit, 0, kMaxInt);
-  set_shared_memory_limit(static_cast<int>(shared_memory_limit));
-}
-
 }  // namespace sm80moe::ops

@@ -11,6 +11,5 @@ Tensor grouped_gemm(Tensor a, Tensor w, Tensor expert_offsets, std::optional<Ten
 Tensor tactic_table();
 int64_t select_tactic(int64_t num_rows, int64_t num_experts, int64_t n, int64_t k, int64_t epilogue,
                       int64_t device_index);
-void configure(int64_t shared_memory_limit);
 
 }  // namespace sm80moe::ops

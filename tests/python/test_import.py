@@ -70,6 +70,7 @@ def test_public_names_exist():
     [
         ("SM80MOE_SHARED_MEMORY_LIMIT", "99KB", "a number of bytes"),
         ("SM80MOE_SHARED_MEMORY_LIMIT", "-1", "a number of bytes"),
+        ("SM80MOE_WORKSPACE_LIMIT", "1GB", "a number of bytes"),
         ("SM80MOE_CHECK_IDS", "yes", "0 or 1"),
     ],
 )
@@ -111,3 +112,9 @@ def test_shared_memory_limit_of_the_environment():
     )
     limited = int(result_of(code, SM80MOE_SHARED_MEMORY_LIMIT=str(99 * 1024)))
     assert limited <= 99 * 1024 < int(result_of(code))
+
+
+@pytest.mark.skipif(not torch_sm80moe.tactic_table(), reason="there are no CUDA kernels")
+def test_workspace_limit_of_the_environment():
+    code = "import torch_sm80moe as m; print(m.workspace_size(4096, 64, 8, 2048, 1024))"
+    assert int(result_of(code, SM80MOE_WORKSPACE_LIMIT="1000000")) <= 1000000 < int(result_of(code))

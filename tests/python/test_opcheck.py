@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from torch_sm80moe import tactic_table
 from torch_sm80moe.testing import Problem
 
 OPERATORS = torch.ops.sm80moe
@@ -56,7 +57,13 @@ def test_combine(device):
 
 def test_operators_without_tensors():
     check(OPERATORS.tactic_table)
-    check(OPERATORS.configure, 0)
+    check(OPERATORS.configure)
+    check(OPERATORS.configure, 0, 0)
+
+
+@pytest.mark.skipif(not tactic_table(), reason="this installation has no CUDA kernels")
+def test_workspace_size():
+    check(OPERATORS.workspace_size, 5, 4, 2, 64, 72)
 
 
 @pytest.mark.gpu

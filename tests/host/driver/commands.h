@@ -10,6 +10,7 @@ void run_gemm(const Options& options);
 void run_topk(const Options& options);
 void run_sort(const Options& options);
 void run_combine(const Options& options);
+void run_plan(const Options& options);
 void run_selftest(const Options& options);
 // A program that holds a single kernel has no tables to select from, and leaves this out.
 [[gnu::weak]] void run_select(const Options& options);

@@ -14,10 +14,9 @@ namespace {
 using driver::Options;
 
 const std::map<std::string, void (*)(const Options&)> kCommands = {
-    {"list", driver::run_list},         {"gemm", driver::run_gemm},
-    {"topk", driver::run_topk},         {"sort", driver::run_sort},
-    {"combine", driver::run_combine},   {"select", driver::run_select},
-    {"selftest", driver::run_selftest},
+    {"list", driver::run_list}, {"gemm", driver::run_gemm},         {"topk", driver::run_topk},
+    {"sort", driver::run_sort}, {"combine", driver::run_combine},   {"select", driver::run_select},
+    {"plan", driver::run_plan}, {"selftest", driver::run_selftest},
 };
 
 void print_bank_conflicts() {
@@ -35,7 +34,7 @@ int main(int argc, char** argv) {
   const auto command = kCommands.find(argc > 1 ? argv[1] : "");
   if (command == kCommands.end() || command->second == nullptr)
     driver::usage_error(
-        "the first word must be list, gemm, topk, sort, combine, select or selftest");
+        "the first word must be list, gemm, topk, sort, combine, select, plan or selftest");
   const Options options(argc, argv, 2);
   simt::settings().seed = options.number("seed", 0);
   simt::settings().num_sms = static_cast<int>(options.number("sms", simt::settings().num_sms));
