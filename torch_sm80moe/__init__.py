@@ -3,6 +3,7 @@
 Importing registers the operators and touches no GPU.
 """
 
+from torch_sm80moe import _autograd as _autograd  # makes the operators refuse gradients
 from torch_sm80moe import _cpu as _cpu  # registers the CPU implementations
 from torch_sm80moe import _fake as _fake  # registers the fakes
 from torch_sm80moe import reference

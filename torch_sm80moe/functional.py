@@ -2,6 +2,7 @@
 
 An operator checks its own arguments (in C++ for CUDA tensors), so the way in costs nothing here.
 When it refuses, the rules are asked why: that turns the refusal into a ValueError or a TypeError.
+What requires grad is refused by `_autograd.py`, also for callers of the bare operators.
 """
 
 from __future__ import annotations
@@ -84,7 +85,6 @@ def fused_moe(
         >>> fused_moe(x, w13, w2, *topk_route(torch.randn(3, 4), top_k=2)).shape
         torch.Size([3, 64])
     """
-    _refuse_gradients("fused_moe", hidden_states, w13, w2, topk_weights)
     if _settings.CHECK_IDS:
         _check_ids("fused_moe", topk_ids, w13.size(0))
     try:
@@ -151,7 +151,6 @@ def fused_moe_out(
         >>> fused_moe_out(x, w13, w2, *topk_route(torch.randn(3, 4), top_k=2), out) is out
         True
     """
-    _refuse_gradients("fused_moe_out", hidden_states, w13, w2, topk_weights, out)
     if _settings.CHECK_IDS:
         _check_ids("fused_moe_out", topk_ids, w13.size(0))
     try:
@@ -210,7 +209,6 @@ def topk_route(
         >>> topk_route(torch.tensor([[0.0, 2.0, 1.0]]), top_k=2)[1]
         tensor([[1, 2]], dtype=torch.int32)
     """
-    _refuse_gradients("topk_route", router_logits)
     try:
         weights, ids = _ops.topk_route(router_logits, top_k, renormalize)
     except RuntimeError:
@@ -319,7 +317,6 @@ def grouped_gemm(
         >>> grouped_gemm(a, w, torch.tensor([0, 1, 2], dtype=torch.int32)).sum(1).tolist()
         [64.0, 64.0, 0.0]
     """
-    _refuse_gradients("grouped_gemm", a, w)
     number = _epilogue_number("grouped_gemm", epilogue)
     try:
         return _ops.grouped_gemm(
@@ -369,7 +366,6 @@ def combine(
         >>> combine(torch.eye(2, 8).half(), torch.full((1, 2), 0.5), position)[0, :3].tolist()
         [0.0, 0.5, 0.0]
     """
-    _refuse_gradients("combine", rows, topk_weights)
     try:
         return _ops.combine(rows, topk_weights, row_position)
     except RuntimeError:
@@ -516,18 +512,6 @@ def configure(
     """
     _shapes.configure(shared_memory_limit, workspace_limit)
     _ops.configure(shared_memory_limit, workspace_limit)
-
-
-def _refuse_gradients(op: str, *inputs: torch.Tensor) -> None:
-    if not torch.is_grad_enabled():
-        return
-    for tensor in inputs:
-        # The operator itself refuses what is no tensor.
-        if getattr(tensor, "requires_grad", False):
-            raise RuntimeError(
-                f"{op}: inputs must not require grad because there is no backward, got one that "
-                "does (call it under torch.no_grad() or torch.inference_mode())"
-            )
 
 
 def _require_tactics(op: str, **tactics: int) -> None:

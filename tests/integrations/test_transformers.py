@@ -251,7 +251,7 @@ def test_ids_of_other_devices_contribute_nothing(device):
 def test_gradients_are_refused(device):
     model, prompt = random_model("qwen3_moe").to(device), random_prompt(device)
     model.set_experts_implementation("sm80moe")
-    with pytest.raises(RuntimeError, match="fused_moe: inputs must not require grad"):
+    with pytest.raises(RuntimeError, match="fused_moe: hidden_states must not require grad"):
         model(prompt)
     model.requires_grad_(False)
     model(prompt)

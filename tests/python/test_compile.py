@@ -111,15 +111,6 @@ def test_wrong_shape_is_reported_while_compiling(device):
         compiled(*inputs._replace(w2=inputs.w2[:3]))
 
 
-def test_gradients_are_refused_while_compiling(device):
-    inputs = Problem(17).make(device)
-    inputs.w2.requires_grad_()
-    with pytest.raises(Exception, match="must not require grad"):
-        torch.compile(fused_moe, fullgraph=True)(*inputs)
-    with torch.no_grad():
-        torch.compile(fused_moe, fullgraph=True)(*inputs)
-
-
 def exported(device: torch.device) -> tuple[FusedMoE, torch.export.ExportedProgram]:
     layer = layer_on(device)
     shapes = {"hidden_states": {0: torch.export.Dim("T")}}

@@ -512,36 +512,6 @@ def test_forced_tactic_on_the_cpu():
         torch_sm80moe.fused_moe(**moe_arguments("cpu"), tactic_w13=0)
 
 
-@pytest.mark.parametrize("name", ["hidden_states", "w13", "w2", "topk_weights"])
-def test_no_backward(name, device):
-    arguments = moe_arguments(device)
-    arguments[name].requires_grad_()
-    sentence = "^fused_moe: inputs must not require grad because there is no backward"
-    with pytest.raises(RuntimeError, match=sentence):
-        torch_sm80moe.fused_moe(**arguments)
-    with torch.no_grad():
-        torch_sm80moe.fused_moe(**arguments)
-
-
-def test_no_backward_of_the_parts(device):
-    calls = {
-        "topk_route": (torch.randn(3, 4, device=device, requires_grad=True), 2),
-        "grouped_gemm": (
-            torch.randn(6, 64, device=device).half().requires_grad_(),
-            torch.randn(1, 16, 64, device=device).half(),
-            torch.tensor([0, 6], device=device).int(),
-        ),
-        "combine": (
-            torch.randn(6, 64, device=device).half(),
-            torch.rand(3, 2, device=device, requires_grad=True),
-            torch.zeros(3, 2, device=device).int(),
-        ),
-    }
-    for op, arguments in calls.items():
-        with pytest.raises(RuntimeError, match=f"^{op}: inputs must not require grad"):
-            getattr(torch_sm80moe, op)(*arguments)
-
-
 def test_limits():
     with pytest.raises(ValueError, match=r"^configure: shared_memory_limit must be .*, got -1"):
         torch_sm80moe.configure(shared_memory_limit=-1)
