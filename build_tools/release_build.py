@@ -1,15 +1,17 @@
 """The steps of a release without a container: a wheel of the last commit, repaired and tested.
 
-    python -m build_tools.release_build [--python PATH ...] [--twice]
+    CUDA_HOME=FOLDER python -m build_tools.release_build [--python PATH ...] [--twice]
 
 What is not committed is not built. The wheel goes to dist/ with the oldest manylinux tag that this
 machine's compiler and toolkit allow; the one for everybody comes from cibuildwheel's container,
-by the configuration in pyproject.toml. Every Python named must have torch and pytest; the tests run
-in an empty folder into which the wheel was installed. `--twice` compiles again and compares.
+by the configuration in pyproject.toml. Both need CUDA 12, for the sake of older drivers. Every
+Python named must have torch and pytest; the tests run in an empty folder into which the wheel was
+installed. `--twice` compiles again and compares.
 """
 
 import argparse
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -18,10 +20,14 @@ from pathlib import Path
 
 from build_tools.gpu_suite import Suite
 from build_tools.native import ROOT
+from build_tools.toolchain import find_cuda_toolkit
 
 # Not a temporary folder: nvcc puts a hash of the source's path into the names of kernels, so equal
 # bytes need equal paths.
 TREE = ROOT / "build" / "release" / "tree"
+
+# CUDA 13's binaries load on drivers from R580 on only, CUDA 12's from R525 on.
+CUDA_MAJOR = "12"
 
 # As in [tool.cibuildwheel] of pyproject.toml.
 KERNELS_ARE_THERE = "import torch_sm80moe; assert torch_sm80moe.tactic_table()"
@@ -33,9 +39,20 @@ _VERSIONS = "import platform, torch; print(platform.python_version(), 'torch', t
 def call(*command: str, cwd: Path = ROOT) -> None:
     """Run a step; the release ends where one fails."""
     print("+", " ".join(command), flush=True)
-    code = subprocess.run(command, cwd=cwd).returncode
+    # The tools of the build lie beside this Python, also where its environment was not activated.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    code = subprocess.run(command, cwd=cwd, env={**os.environ, "PATH": path}).returncode
     if code != 0:
         sys.exit(f"release_build: every step must succeed, got exit code {code} of {command[:4]}")
+
+
+def check_compiler(version: str) -> None:
+    """Ends the release before it began if users with older drivers would be left out."""
+    if version.partition(".")[0] != CUDA_MAJOR:
+        sys.exit(
+            f"release_build: CUDA_HOME must name a toolkit of CUDA {CUDA_MAJOR}, got {version}; "
+            "`python -m build_tools.debian_cuda FOLDER` makes one"
+        )
 
 
 def build(folder: Path) -> Path:
@@ -87,6 +104,7 @@ def main() -> None:
     parser.add_argument("--python", action="append", help="test with this one; may be repeated")
     parser.add_argument("--twice", action="store_true", help="compile again and compare")
     options = parser.parse_args()
+    check_compiler(find_cuda_toolkit().version)
 
     with tempfile.TemporaryDirectory() as temporary:
         folders = [Path(temporary, name) for name in ("first", "second", "repaired")]

@@ -18,6 +18,8 @@ from torch_sm80moe._version import __version__
 
 _BUILD_INFO = Path(__file__).with_name("_build_info.json")
 _MIN_MAJOR = 8
+# The CUDA that compiled the kernels -> the oldest driver that loads them, whatever CUDA torch has.
+OLDEST_DRIVER = {12: "R525", 13: "R580"}
 
 
 def print_info() -> None:
@@ -29,7 +31,7 @@ def print_info() -> None:
         ("torch_sm80moe", _version(build)),
         ("kernels", _kernels(build)),
         ("device", "\n".join(_devices(build)) or "no CUDA device"),
-        ("driver", _driver()),
+        ("driver", _driver(build)),
         ("torch", f"{torch.__version__}, built for {_torch_target()}"),
         ("transformers", _transformers()),
         ("Python", platform.python_version()),
@@ -70,8 +72,8 @@ def missing(build: dict[str, Any]) -> list[str]:
     needed, offered = _needed_cuda(build), driver_cuda_version()
     if needed is not None and offered is not None and offered[0] < needed:
         sentences.append(
-            f"a driver for CUDA {needed}: the kernels were compiled with it, and this driver "
-            f"supports CUDA {offered[0]}.{offered[1]}. Install a newer driver."
+            f"a driver for CUDA {needed} ({OLDEST_DRIVER[needed]} or newer): the kernels were "
+            f"compiled with it, and this driver supports CUDA {offered[0]}.{offered[1]}."
         )
     for index in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(index)
@@ -143,11 +145,10 @@ def _needed_cuda(build: dict[str, Any]) -> int | None:
     return int(nvcc.partition(".")[0]) if nvcc else None
 
 
-def _driver() -> str:
-    version = driver_cuda_version()
-    if version is None:
-        return "none"
-    return f"supports CUDA {version[0]}.{version[1]}"
+def _driver(build: dict[str, Any]) -> str:
+    version, needed = driver_cuda_version(), _needed_cuda(build)
+    offer = f"supports CUDA {version[0]}.{version[1]}" if version else "none"
+    return f"{offer}; the kernels need {OLDEST_DRIVER[needed]} or newer" if needed else offer
 
 
 def _torch_target() -> str:

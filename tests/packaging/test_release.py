@@ -11,6 +11,7 @@ import pytest
 
 from build_tools import flags
 from build_tools.native import ROOT
+from build_tools.release_build import CUDA_MAJOR
 from tests.packaging.helpers import run
 
 WORKFLOWS = ROOT / ".github" / "workflows"
@@ -94,6 +95,21 @@ def test_the_readme_names_the_architectures() -> None:
     promised = re.search(r"machine code for (.+?);", readme)
     assert promised
     assert re.findall(r"sm_(\d+)", promised[1]) == list(flags.ARCHITECTURES)
+
+
+def test_the_readme_names_the_drivers() -> None:
+    info = pytest.importorskip("torch_sm80moe.info")
+    (row,) = re.findall(r"^\| Driver \| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    named = {int(cuda): driver for driver, cuda in re.findall(r"(R\d+) .*?CUDA (\d+)", row)}
+    assert named == info.OLDEST_DRIVER
+
+
+def test_the_container_compiles_with_the_releases_cuda() -> None:
+    settings = (ROOT / "pyproject.toml").read_text()
+    version = re.search(r'CUDA_HOME = "/usr/local/cuda-(\d+)\.(\d+)"', settings)
+    assert version
+    assert version[1] == CUDA_MAJOR
+    assert f"cuda-nvcc-{version[1]}-{version[2]} " in settings
 
 
 @needs_clone

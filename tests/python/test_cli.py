@@ -56,7 +56,21 @@ def test_old_driver_is_named(monkeypatch):
     monkeypatch.setattr(info, "driver_cuda_version", lambda: (12, 4))
     sentences = info.missing({"nvcc": "13.0.88"})
     assert any("a driver for CUDA 13" in s and "supports CUDA 12.4" in s for s in sentences)
+    assert any("(R580 or newer)" in sentence for sentence in sentences)
     assert not any("a driver for" in sentence for sentence in info.missing({"nvcc": "12.4.131"}))
+
+
+@pytest.mark.parametrize(
+    ("nvcc", "line"),
+    [
+        ("12.4.131", "supports CUDA 12.2; the kernels need R525 or newer"),
+        ("13.0.88", "supports CUDA 12.2; the kernels need R580 or newer"),
+        (None, "supports CUDA 12.2"),
+    ],
+)
+def test_the_driver_that_the_kernels_need(nvcc, line, monkeypatch):
+    monkeypatch.setattr(info, "driver_cuda_version", lambda: (12, 2))
+    assert info._driver({"nvcc": nvcc}) == line
 
 
 def test_old_device_is_named(monkeypatch):
