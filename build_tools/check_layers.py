@@ -12,6 +12,7 @@ LAYERS = {
     "common": {"common"},
     "gemm": {"common", "gemm"},
     "routing": {"common", "routing"},
+    "ceilings": {"common", "ceilings"},
     "plan": {"common", "gemm", "routing", "plan"},
     "ops": {"common", "gemm", "routing", "plan", "ops"},
 }

@@ -16,7 +16,7 @@ import torch
 from torch_sm80moe import _settings
 from torch_sm80moe._schemas import NAMESPACE, SCHEMAS
 
-_EXTENSION = Path(__file__).with_name("_C.so")
+EXTENSION = Path(__file__).with_name("_C.so")
 
 TACTIC_COLUMNS = (
     "cta_m",
@@ -30,15 +30,15 @@ TACTIC_COLUMNS = (
 )
 
 # Whether this installation holds the CUDA kernels. It says nothing about the machine's GPU.
-HAS_KERNELS = _EXTENSION.exists()
+HAS_KERNELS = EXTENSION.exists()
 
 
 def _load_extension() -> None:
     try:
-        torch.ops.load_library(str(_EXTENSION))
+        torch.ops.load_library(str(EXTENSION))
     except OSError as error:
         raise ImportError(
-            f"torch_sm80moe: torch must be 2.10 or newer to load {_EXTENSION.name}, "
+            f"torch_sm80moe: torch must be 2.10 or newer to load {EXTENSION.name}, "
             f"got torch {torch.__version__} ({error})"
         ) from error
 

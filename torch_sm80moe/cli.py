@@ -1,4 +1,4 @@
-"""The command line: `sm80moe info` and `sm80moe demo`."""
+"""The command line: `sm80moe info`, `demo` and `bench`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch_sm80moe import info
 from torch_sm80moe._version import __version__
+from torch_sm80moe.bench import options as bench_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--tokens", type=int, default=64, help="how many tokens to generate")
     demo.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if it can be used")
     demo.set_defaults(run=_run_demo)
+
+    bench = commands.add_parser("bench", help="measure the layer against the device's limits")
+    bench_options.add_arguments(bench)
+    bench.set_defaults(run=_run_bench)
     return parser
 
 
@@ -58,3 +63,14 @@ def _run_demo(options: argparse.Namespace) -> None:
         demo.run(options.model, options.prompt, options.tokens, options.device)
     except (FileNotFoundError, ValueError) as error:
         raise CommandError(str(error)) from error
+
+
+def _run_bench(options: argparse.Namespace) -> None:
+    from torch_sm80moe.bench import run
+
+    try:
+        all_right = run.run(bench_options.make_plan(options))
+    except run.BenchError as error:
+        raise CommandError(str(error)) from error
+    if not all_right:
+        raise CommandError("every result must be right, got wrong ones (named above)")

@@ -61,6 +61,15 @@ SM80MOE_DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// d += a * b on one 16x8x32 tile of signed bytes, int32 accumulation that wraps.
+SM80MOE_DEVICE void mma_m16n8k32(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                 uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 // clang-format on
 
 }  // namespace sm80moe::ptx

@@ -1,6 +1,7 @@
 """What the assembler made of the kernels, read out of the library; no GPU needed."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,15 @@ def test_newer_gpus_get_ptx(library: Path, build_info: dict[str, object]) -> Non
 def test_a_default_build_has_all_architectures(build_info: dict[str, object]) -> None:
     promised = [f"sm_{arch}" for arch in flags.ARCHITECTURES]
     assert build_info["architectures"] == promised, "built narrower, by SM80MOE_CUDA_ARCHS"
+
+
+def test_the_mma_ceiling_is_mma_and_fragment_loads(kernels: list[Kernel]) -> None:
+    found = [kernel for kernel in kernels if re.search("8ceilings.*10mma_kernel", kernel.name)]
+    assert len(found) == 3 * len({kernel.architecture for kernel in found}) > 0
+    for kernel in found:
+        # A round of four steps, unrolled once, and the loads before the first.
+        assert kernel.instructions["HMMA"] + kernel.instructions["IMMA"] == 4 * 32
+        assert kernel.instructions["LDSM"] == 4 * 8 + 8
 
 
 def test_every_tactic_has_a_gemm_kernel(kernels: list[Kernel], library: Path) -> None:

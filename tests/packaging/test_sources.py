@@ -38,6 +38,10 @@ def test_the_tree_keeps_its_layers() -> None:
         ({"common__a_cuh": '#pragma once\n#include "gemm/b.cuh"\n'}, "may only know common"),
         ({"gemm__a_cuh": '#pragma once\n#include "routing/b.cuh"\n'}, "may only know common, gemm"),
         ({"routing__a_cuh": '#pragma once\n#include "gemm/b.cuh"\n'}, "may only know common"),
+        (
+            {"ceilings__a_cuh": '#pragma once\n#include "gemm/b.cuh"\n'},
+            "may only know ceilings, common",
+        ),
         ({"gemm__a_cuh": '#pragma once\n#include "b.cuh"\n'}, "written from kernels/"),
         ({"gemm__a_h": '#pragma once\n#include "gemm/b.cuh"\n'}, "only nvcc reads .cuh"),
         ({"gemm__a_cu": '#include "gemm/c.cu"\n', "gemm__c_cu": ""}, "nothing includes a source"),

@@ -11,6 +11,8 @@ void run_topk(const Options& options);
 void run_sort(const Options& options);
 void run_combine(const Options& options);
 void run_plan(const Options& options);
+void run_read_ceiling(const Options& options);
+void run_mma_ceiling(const Options& options);
 void run_selftest(const Options& options);
 // A program that holds a single kernel has no tables to select from, and leaves this out.
 [[gnu::weak]] void run_select(const Options& options);

@@ -14,9 +14,11 @@ namespace {
 using driver::Options;
 
 const std::map<std::string, void (*)(const Options&)> kCommands = {
-    {"list", driver::run_list}, {"gemm", driver::run_gemm},         {"topk", driver::run_topk},
-    {"sort", driver::run_sort}, {"combine", driver::run_combine},   {"select", driver::run_select},
-    {"plan", driver::run_plan}, {"selftest", driver::run_selftest},
+    {"list", driver::run_list},       {"gemm", driver::run_gemm},
+    {"topk", driver::run_topk},       {"sort", driver::run_sort},
+    {"combine", driver::run_combine}, {"select", driver::run_select},
+    {"plan", driver::run_plan},       {"read", driver::run_read_ceiling},
+    {"mma", driver::run_mma_ceiling}, {"selftest", driver::run_selftest},
 };
 
 void print_bank_conflicts() {
@@ -32,9 +34,11 @@ void print_bank_conflicts() {
 
 int main(int argc, char** argv) {
   const auto command = kCommands.find(argc > 1 ? argv[1] : "");
-  if (command == kCommands.end() || command->second == nullptr)
-    driver::usage_error(
-        "the first word must be list, gemm, topk, sort, combine, select, plan or selftest");
+  if (command == kCommands.end() || command->second == nullptr) {
+    std::string names;
+    for (const auto& known : kCommands) names += " " + known.first;
+    driver::usage_error("the first word must be one of" + names);
+  }
   const Options options(argc, argv, 2);
   simt::settings().seed = options.number("seed", 0);
   simt::settings().num_sms = static_cast<int>(options.number("sms", simt::settings().num_sms));

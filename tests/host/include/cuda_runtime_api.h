@@ -30,6 +30,7 @@ struct CUstream_st;
 using cudaStream_t = CUstream_st*;
 
 cudaError_t cudaGetLastError();
+cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 
 namespace simt {

@@ -64,6 +64,11 @@ cudaError_t cudaGetLastError() {
   return error;
 }
 
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   const simt::Settings& settings = simt::settings();
   const std::map<cudaDeviceAttr, int> values = {

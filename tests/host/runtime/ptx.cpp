@@ -184,6 +184,34 @@ void multiply_matrices(const WarpCall& warp) {
 
 void run_mma(const Call& call) { with_warp(call, multiply_matrices); }
 
+// mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {d}, {a}, {b}, {c}: four elements a register.
+void multiply_byte_matrices(const WarpCall& warp) {
+  int8_t a[16][32], b[32][8];
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    const Call& call = *warp.lane[lane];
+    const int group = lane / 4, four = lane % 4 * 4;
+    for (int byte = 0; byte < 4; ++byte) {
+      for (int i = 0; i < 4; ++i)
+        a[group + i % 2 * 8][four + i / 2 * 16 + byte] =
+            static_cast<int8_t>(value_of(call.element(1, i)) >> (8 * byte));
+      for (int i = 0; i < 2; ++i)
+        b[four + i * 16 + byte][group] =
+            static_cast<int8_t>(value_of(call.element(2, i)) >> (8 * byte));
+    }
+  }
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    const Call& call = *warp.lane[lane];
+    for (int i = 0; i < 4; ++i) {
+      const int row = lane / 4 + i / 2 * 8, col = lane % 4 * 2 + i % 2;
+      auto sum = static_cast<uint32_t>(value_of(call.element(3, i)));
+      for (int k = 0; k < 32; ++k) sum += static_cast<uint32_t>(a[row][k] * b[k][col]);
+      set(call.element(0, i), sum);
+    }
+  }
+}
+
+void run_byte_mma(const Call& call) { with_warp(call, multiply_byte_matrices); }
+
 // The instructions that kernels/ uses, by the beginning of their names. A new one needs a line
 // here and a function above.
 const struct {
@@ -200,6 +228,7 @@ const struct {
     {"ldmatrix.sync.aligned.m8n8", run_ldmatrix},
     {"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", run_mma},
     {"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", run_mma},
+    {"mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32", run_byte_mma},
 };
 
 // The parts of `text` between separators that no bracket encloses, without blanks.

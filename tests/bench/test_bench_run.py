@@ -1,0 +1,143 @@
+"""A whole run: what it prints, writes, leaves out, and refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.bench.conftest import RATE
+from torch_sm80moe import cli
+from torch_sm80moe.bench import cell as cells
+from torch_sm80moe.bench import layer, results, run
+from torch_sm80moe.bench.models import parse_shape
+from torch_sm80moe.bench.plan import QUICK_LOOP, Plan
+
+SMALL = parse_shape("8,2,64,32")
+
+
+@pytest.fixture
+def plan(imaginary_gpu, tmp_path):
+    return Plan(models=(SMALL,), tokens=(1, 20), loop=QUICK_LOOP, json=tmp_path / "result.json")
+
+
+def test_every_cell_is_printed_and_written(plan, capsys):
+    assert run.run(plan)
+    content = results.load(plan.json)
+    assert [(row["model"], row["tokens"]) for row in content["cells"]] == [
+        (SMALL.name, 1),
+        (SMALL.name, 20),
+    ]
+    row = content["cells"][0]
+    assert row["us"]["median"] == pytest.approx(100 / row["calls_per_replay"])
+    assert row["floor_us"] == pytest.approx(2 * SMALL.expert_bytes / RATE * 1e6)
+    assert row["times_floor"] == pytest.approx(row["us"]["median"] / row["floor_us"])
+    assert 0 < row["relative_error"] < 1e-2
+    assert (content["missing"], content["wrong"]) == ([], [])
+    assert set(content["ceilings"]["before"]) > set(content["ceilings"]["after"])
+    printed = capsys.readouterr().out
+    assert printed.count(SMALL.name) == 2
+    assert "geometric mean of 2 cells" in printed
+
+
+def test_a_killed_run_keeps_what_it_measured(plan, monkeypatch):
+    whole = cells.measure
+
+    def killed(cell, *arguments):
+        if cell.num_tokens == 20:
+            raise KeyboardInterrupt
+        return whole(cell, *arguments)
+
+    monkeypatch.setattr(cells, "measure", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(plan)
+    assert [row["tokens"] for row in results.load(plan.json)["cells"]] == [1]
+
+
+def test_a_wrong_result_has_no_time_and_fails_the_run(plan, monkeypatch, capsys):
+    monkeypatch.setattr(layer, "fused_moe", lambda x, *others: torch.zeros_like(x))
+    assert not run.run(plan)
+    content = results.load(plan.json)
+    assert len(content["wrong"]) == 2
+    assert "us" not in content["cells"][0]
+    assert "relative" in content["cells"][0]["error"]
+    assert "wrong results: " in capsys.readouterr().out
+
+
+def test_a_budget_that_is_spent_names_what_is_missing(plan, capsys):
+    from dataclasses import replace
+
+    assert run.run(replace(plan, time_budget_s=0))
+    content = results.load(plan.json)
+    assert content["cells"] == []
+    assert content["missing"] == [f"{SMALL.name} bfloat16 balanced T={t}" for t in (1, 20)]
+    printed = capsys.readouterr().out
+    assert "not measured: " in printed
+    assert "no cell was measured" in printed
+
+
+def test_too_little_memory_leaves_a_cell_out(plan, monkeypatch):
+    def exhausted(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nmore lines")
+
+    monkeypatch.setattr(cells, "measure", exhausted)
+    assert run.run(plan)
+    content = results.load(plan.json)
+    assert [row["error"] for row in content["cells"]] == ["CUDA out of memory."] * 2
+    assert len(content["missing"]) == 2
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"schema": 0}', "{"])
+def test_what_is_no_result_is_refused(text, tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    with pytest.raises(results.ResultError, match=r"result.json must be"):
+        results.load(path)
+
+
+def refusal(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["bench", *arguments])
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--models", "gpt2"), "argument --models: must be among mixtral-8x7b, "),
+        (("--shape", "1,2"), "argument --shape: must be four positive numbers E,k,H,I, got '1,2'"),
+        (("--tokens", "4,0"), "argument --tokens: must be a positive number, got '0'"),
+        (("--dtype", "int8"), "argument --dtype: must be among bfloat16,float16, got 'int8'"),
+        (("--routing", "even"), "argument --routing: must be among balanced,zipf,half, got 'even'"),
+    ],
+)
+def test_wrong_options_are_named(arguments, sentence, capsys):
+    assert sentence in refusal(capsys, *arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device_one_sentence_says_so(capsys):
+    assert cli.main(["bench"]) == 1
+    expected = "sm80moe bench: a CUDA device must be there to be measured, got none\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.gpu
+def test_a_real_run(tmp_path):
+    path = tmp_path / "result.json"
+    options = ("--quick", "--shape", "8,2,256,128", "--tokens", "1,64", "--json", str(path))
+    command = [sys.executable, "-m", "torch_sm80moe", "bench", *options]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads(path.read_text())
+    assert content["machine"]["device"]["name"] == torch.cuda.get_device_name()
+    assert [row["tokens"] for row in content["cells"]] == [1, 64]
+    for row in content["cells"]:
+        assert row["us"]["p10"] <= row["us"]["median"] <= row["us"]["p90"]
+        assert row["times_floor"] > 0.9
+        assert row["layers"] == row["layers_wanted"]

@@ -1,0 +1,70 @@
+"""Measures one cell: correctness first, then time, against the floor of the same run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from torch_sm80moe import testing
+from torch_sm80moe.bench import layer, timing
+from torch_sm80moe.bench.ceilings import Ceiling
+from torch_sm80moe.bench.floor import Limits, mean_floor_us
+from torch_sm80moe.bench.plan import Cell
+from torch_sm80moe.bench.summary import Summary
+
+
+def limits_for(dtype: str, ceilings: dict[str, Ceiling]) -> Limits:
+    """Return the ceilings that were measured in the loop that times the cells."""
+    return Limits(ceilings["dram_read"].sustained.median, ceilings[f"mma_{dtype}"].sustained.median)
+
+
+def measure(cell: Cell, layers: layer.Layers, limits: Limits, loop: timing.Loop) -> dict[str, Any]:
+    """Return the cell's row.
+
+    Raises:
+        AssertionError: an output is wrong.
+    """
+    case = layer.Case(layers, cell.routing, cell.num_tokens)
+    floor_us = mean_floor_us(case.works, limits)
+    num_calls = case.num_calls(floor_us)
+    roundings = testing.ROUNDINGS_FUSED_MOE
+    replay, error = layer.checked_replay(case, layer.fused_moe, num_calls, roundings, cell)
+    timed = timing.time_replays(replay, loop)
+    us = timed.us.scaled(1 / num_calls)
+    num_bytes = sum(work.weight_bytes for work in case.works) / len(case.works)
+    return {
+        **identity(cell),
+        "us": us._asdict(),
+        "floor_us": floor_us,
+        "times_floor": us.median / floor_us,
+        **rates(us, num_bytes, cell.model.flops(cell.num_tokens)),
+        "weight_bytes": num_bytes,
+        "relative_error": error,
+        "calls_per_replay": num_calls,
+        "routings": len(case.routings),
+        "layers": len(case.layers),
+        "layers_wanted": case.copies_wanted,
+        "clocks": timed.clocks._asdict(),
+    }
+
+
+def identity(cell: Cell) -> dict[str, Any]:
+    """Return what names the cell."""
+    return {
+        "model": cell.model.name,
+        "shape": list(cell.model[1:]),
+        "dtype": cell.dtype,
+        "routing": cell.routing,
+        "tokens": cell.num_tokens,
+    }
+
+
+def rates(us: Summary, num_bytes: float, flops: int) -> dict[str, float]:
+    """Return the rates of the necessary work."""
+    return {"tflops": flops / us.median / 1e6, "gbps": num_bytes / us.median / 1e3}
+
+
+def make_layers(cell: Cell) -> layer.Layers:
+    """Make the weights that this cell, and others of its group, take."""
+    return layer.Layers(cell.model, getattr(torch, cell.dtype))

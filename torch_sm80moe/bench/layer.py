@@ -1,0 +1,146 @@
+"""The tensors of a measured call: weights in as many copies as a model would keep L2 busy with."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from torch_sm80moe import functional, reference, testing
+from torch_sm80moe.bench import timing
+from torch_sm80moe.bench.floor import Work
+from torch_sm80moe.bench.models import Model
+from torch_sm80moe.bench.routings import Routing, make_routing
+
+# Calls with few tokens differ more, and are shorter.
+_FEW_TOKENS, _MANY_ROUTINGS, _FEW_ROUTINGS = 64, 8, 4
+# A replay is at least this long by its floor, so that what lies between two does not matter.
+_REPLAY_US, _MOST_CALLS = 1000, 64
+_CHECKED_TOKENS = 16  # of each routing
+
+DEVICE = torch.device("cuda")
+
+Experts = Callable[..., torch.Tensor]  # takes testing.Inputs, in their order
+
+
+class Weights(NamedTuple):
+    """The weights of one layer."""
+
+    w13: torch.Tensor  # [E, 2I, H]
+    w2: torch.Tensor  # [E, H, I]
+
+
+class Layers:
+    """Layers of one model with the same random weights in different memory."""
+
+    def __init__(self, model: Model, dtype: torch.dtype) -> None:
+        """Make one layer."""
+        self.model = model
+        experts, hidden, intermediate = model.num_experts, *model[3:]
+        shapes = ((experts, 2 * intermediate, hidden), (experts, hidden, intermediate))
+        # Activations of size one throughout, as in testing.Problem.
+        tensors = (
+            torch.empty(shape, dtype=dtype, device=DEVICE).normal_(std=shape[-1] ** -0.5)
+            for shape in shapes
+        )
+        self.layers = [Weights(*tensors)]
+
+    @property
+    def num_bytes(self) -> int:
+        """What one layer takes."""
+        return self.model.num_experts * self.model.expert_bytes
+
+    def copy_until(self, wanted: int) -> None:
+        """Copy the layer until there are `wanted`, or until half of the free memory is used."""
+        free, _ = torch.cuda.mem_get_info()
+        affordable = len(self.layers) + free // 2 // self.num_bytes
+        while len(self.layers) < min(wanted, affordable):
+            self.layers.append(Weights(*(tensor.clone() for tensor in self.layers[0])))
+
+
+def copies_wanted(expert_bytes: int, active_bytes: int, l2_bytes: int) -> int:
+    """Return how many layers make every weight twice an L2 away from where it was last read.
+
+    In a model, a layer's weights have left L2 when their turn comes again. Calls in turn on so many
+    layers keep at least two L2 sizes of other weights between two uses of the same expert.
+    """
+    return math.ceil((2 * l2_bytes + expert_bytes) / active_bytes)
+
+
+class Case:
+    """One cell's calls: each with a routing and a layer of its own turn."""
+
+    def __init__(self, layers: Layers, routing: str, num_tokens: int) -> None:
+        """Draw activations and routings; copy layers if few weights are active."""
+        self.model, dtype = layers.model, layers.layers[0].w2.dtype
+        sizes = (num_tokens, self.model.num_experts, self.model.top_k)
+        num_routings = _MANY_ROUTINGS if num_tokens <= _FEW_TOKENS else _FEW_ROUTINGS
+        self.x = torch.randn((num_tokens, self.model.hidden_size), device=DEVICE).to(dtype)
+        self.routings = [make_routing(routing, *sizes, DEVICE) for _ in range(num_routings)]
+        self.works = [
+            Work(self.model.active_bytes(routing.topk_ids), self.model.flops(num_tokens))
+            for routing in self.routings
+        ]
+        least = min(work.weight_bytes for work in self.works)
+        l2_bytes = torch.cuda.get_device_properties().L2_cache_size
+        self.copies_wanted = copies_wanted(self.model.expert_bytes, least, l2_bytes)
+        layers.copy_until(self.copies_wanted)
+        self.layers = layers.layers[: self.copies_wanted]
+
+    def num_calls(self, floor_us: float) -> int:
+        """Return how many calls make a replay; each routing has the same share of them."""
+        wanted = max(len(self.layers), min(math.ceil(_REPLAY_US / floor_us), _MOST_CALLS))
+        return math.ceil(wanted / len(self.routings)) * len(self.routings)
+
+    def inputs(self, call: int) -> testing.Inputs:
+        """Return the arguments of one call of a replay."""
+        routing = self.routings[call % len(self.routings)]
+        layer = self.layers[call % len(self.layers)]
+        return testing.Inputs(self.x, *layer, *routing)
+
+    def calls(self, experts: Experts, num_calls: int) -> list[timing.Call]:
+        """Return the calls of a replay of `experts`."""
+        return [functools.partial(experts, *self.inputs(i)) for i in range(num_calls)]
+
+    @functools.cached_property
+    def expected(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Some tokens of each routing, and their outputs by the fp32 reference."""
+        num_tokens, hidden_size = self.x.shape
+        chosen = [
+            torch.randperm(num_tokens, device=DEVICE)[:_CHECKED_TOKENS] for _ in self.routings
+        ]
+        routed = [
+            Routing(r.topk_weights[tokens], r.topk_ids[tokens])
+            for r, tokens in zip(self.routings, chosen, strict=True)
+        ]
+        weights, ids = (torch.cat(tensors) for tensors in zip(*routed, strict=True))
+        out = reference.fused_moe(self.x[torch.cat(chosen)], *self.layers[0], weights, ids)
+        outs = out.view(len(self.routings), -1, hidden_size).unbind()
+        return list(zip(chosen, outs, strict=True))
+
+    def check(self, outputs: list[torch.Tensor], roundings: int, what: object) -> float:
+        """Fail if an output of a replay is wrong; return the largest relative error."""
+        worst = 0.0
+        for call, out in enumerate(outputs):
+            tokens, expected = self.expected[call % len(self.routings)]
+            got = out[tokens]
+            testing.assert_close(got, expected, roundings, f"{what}, call {call}")
+            worst = max(worst, testing.measure_error(got, expected).relative)
+        return worst
+
+
+def checked_replay(
+    case: Case, experts: Experts, num_calls: int, roundings: int, what: object
+) -> tuple[Callable[[], None], float]:
+    """Capture a replay and check what it leaves in poisoned outputs; return it and its error."""
+    captured = timing.capture(case.calls(experts, num_calls))
+    for out in captured.outputs:
+        out.fill_(math.nan)
+    captured.graph.replay()
+    return captured.graph.replay, case.check(captured.outputs, roundings, what)
+
+
+fused_moe: Experts = functional.fused_moe

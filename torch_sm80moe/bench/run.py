@@ -1,0 +1,145 @@
+"""`sm80moe bench`: ceilings, then cell after cell, each printed and written as it is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from torch_sm80moe import _ops
+from torch_sm80moe.bench import ceilings, machine, table
+from torch_sm80moe.bench import cell as cells
+from torch_sm80moe.bench.budget import Budget
+from torch_sm80moe.bench.plan import Cell, Plan
+from torch_sm80moe.bench.results import Results
+
+
+class BenchError(Exception):
+    """Why nothing can be measured, in one sentence."""
+
+
+def run(plan: Plan) -> bool:
+    """Measure; return whether every cell was right.
+
+    Raises:
+        BenchError: there is no device, or no kernels to measure.
+    """
+    require_device()
+    bench = Bench(plan)
+    with bench.progress, torch.no_grad():
+        bench.measure_ceilings()
+        for _, _, group in plan.groups():
+            bench.measure_group(group)
+        bench.measure_drift()
+    bench.finish()
+    return not bench.wrong
+
+
+def require_device() -> None:
+    """Refuse a machine on which nothing can be measured."""
+    if not torch.cuda.is_available():
+        raise BenchError("a CUDA device must be there to be measured, got none")
+    if not _ops.HAS_KERNELS:
+        raise BenchError("the installation must contain CUDA kernels, got a CPU-only one")
+
+
+class Bench:
+    """One run under way."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Describe the machine."""
+        self.plan = plan
+        self.budget = Budget(plan.time_budget_s)
+        self.results = Results(plan.json, machine=machine.describe(), options=plan.describe())
+        self.ceilings: dict[str, ceilings.Ceiling] = {}
+        self.missing: list[str] = []
+        self.wrong: list[str] = []
+        # Lines keep their columns, however narrow the terminal is, and whatever it is.
+        self.console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        num_steps = len(ceilings.CEILINGS) + len(plan.cells())
+        self._task = self.progress.add_task("", total=num_steps)
+
+    def measure_ceilings(self) -> None:
+        """Measure the limits by which every floor divides."""
+        self.console.print(table.machine_line(self.results.content["machine"]))
+        for name in ceilings.CEILINGS:
+            self._begin(name)
+            with self.budget.step("ceiling"):
+                found = ceilings.measure(name, self.plan.loop)
+            self.ceilings[name] = found
+            self.results.add_ceiling(name, ceiling_row(found), when="before")
+            self.console.print(table.ceiling_line(name, found))
+            self.progress.advance(self._task)
+        self.console.print(f"\n{table.CELL_HEAD}")
+
+    def measure_group(self, group: list[Cell]) -> None:
+        """Measure the cells that share their weights."""
+        layers = None
+        for cell in group:
+            self._begin(str(cell))
+            if not self.budget.allows("cell"):
+                self.missing.append(str(cell))
+            else:
+                with self.budget.step("cell"):
+                    layers = layers or cells.make_layers(cell)
+                    self._keep(cell, self._try(cell, layers))
+            self.progress.advance(self._task)
+        del layers
+        torch.cuda.empty_cache()
+
+    def measure_drift(self) -> None:
+        """Measure the ceilings of the floors once more: a device that changed proves nothing."""
+        used = ("dram_read", *(f"mma_{dtype}" for dtype in self.plan.dtypes))
+        self.console.print("\nceilings after the last cell")
+        for name in used:
+            self._begin(f"{name} again")
+            if self.budget.allows("ceiling"):
+                found = ceilings.measure(name, self.plan.loop)
+                self.results.add_ceiling(name, ceiling_row(found), when="after")
+                self.console.print(table.ceiling_line(name, found))
+
+    def _try(self, cell: Cell, layers: Any) -> dict[str, Any]:
+        """Measure a cell, or say why that was not possible."""
+        limits = cells.limits_for(cell.dtype, self.ceilings)
+        try:
+            return cells.measure(cell, layers, limits, self.plan.loop)
+        except AssertionError as error:
+            self.wrong.append(str(cell))
+            return {**cells.identity(cell), "error": str(error)}
+        except torch.OutOfMemoryError as error:
+            self.missing.append(str(cell))
+            return {**cells.identity(cell), "error": str(error).partition("\n")[0]}
+
+    def _keep(self, cell: Cell, row: dict[str, Any]) -> None:
+        self.results.add_cell(row)
+        self.console.print(table.cell_line(row))
+
+    def finish(self) -> None:
+        """Say what is missing, and what was wrong."""
+        self.results.note(missing=self.missing, wrong=self.wrong, seconds=self.budget.spent)
+        self.console.print(table.mean_line(self.results.content["cells"]))
+        for what, names in (("not measured", self.missing), ("wrong results", self.wrong)):
+            if names:
+                self.console.print(f"{what}: {', '.join(names)}")
+
+    def _begin(self, what: str) -> None:
+        self.progress.update(self._task, description=what)
+
+
+def ceiling_row(ceiling: ceilings.Ceiling) -> dict[str, Any]:
+    """Return a ceiling as it is written."""
+    return {
+        "short": ceiling.short,
+        "sustained": ceiling.sustained._asdict(),
+        "clocks": ceiling.clocks._asdict(),
+    }

@@ -1,0 +1,60 @@
+"""The lines that a run prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch_sm80moe.bench.ceilings import Ceiling
+from torch_sm80moe.bench.clocks import ClockSummary
+from torch_sm80moe.bench.summary import geometric_mean
+
+CELL_HEAD = (
+    f"{'model':<24}{'dtype':<10}{'routing':<10}{'tokens':>6}{'us':>10}{'p10':>10}{'p90':>10}"
+    f"{'floor':>10}{'x floor':>9}{'TFLOP/s':>9}{'GB/s':>7}  clock and power"
+)
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """Name what is measured."""
+    device, versions = machine["device"], machine["versions"]
+    return (
+        f"{device['name']}, {device['sms']} SMs, driver {device['driver'] or 'unknown'}, "
+        f"torch {versions['torch']}, torch_sm80moe {versions['torch_sm80moe']}"
+    )
+
+
+def ceiling_line(name: str, ceiling: Ceiling) -> str:
+    """Print a rate in units of 10^12."""
+    unit = {"dram_read": "TB/s", "mma_int8": "TOP/s"}.get(name, "TFLOP/s")
+    short, sustained = (rate / 1e12 for rate in (ceiling.short, ceiling.sustained.median))
+    return (
+        f"{name:<14} {sustained:8.2f} {unit:<8} sustained   {short:8.2f} short   "
+        f"{_clocks(ceiling.clocks)}"
+    )
+
+
+def cell_line(row: dict[str, Any]) -> str:
+    """Print a cell below `CELL_HEAD`."""
+    name = f"{row['model']:<24}{row['dtype']:<10}{row['routing']:<10}{row['tokens']:>6}"
+    if "error" in row:
+        return f"{name}  {row['error']}"
+    us = row["us"]
+    return (
+        f"{name}{us['median']:>10.1f}{us['p10']:>10.1f}{us['p90']:>10.1f}{row['floor_us']:>10.1f}"
+        f"{row['times_floor']:>9.3f}{row['tflops']:>9.1f}{row['gbps']:>7.0f}"
+        f"  {_clocks(ClockSummary(**row['clocks']))}"
+    )
+
+
+def mean_line(rows: list[dict[str, Any]]) -> str:
+    """Print the average over the cells."""
+    times = [row["times_floor"] for row in rows if "error" not in row]
+    if not times:
+        return "no cell was measured"
+    return f"geometric mean of {len(times)} cells: {geometric_mean(times):.3f} times the floor"
+
+
+def _clocks(clocks: ClockSummary) -> str:
+    mhz = "unknown" if clocks.sm_mhz is None else f"{clocks.sm_mhz:.0f} MHz"
+    watts = "unknown" if clocks.power_w is None else f"{clocks.power_w:.0f} W"
+    return f"{mhz}, {watts}"
