@@ -1,5 +1,6 @@
 """The build itself: what is compiled, what is generated, and what a broken source does."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -43,6 +44,44 @@ def test_nothing_is_compiled_twice() -> None:
     native.build_library()
     done = subprocess.run(native.ninja_command(), capture_output=True, text=True)
     assert "no work to do" in done.stdout
+
+
+def test_a_changed_epilogue_compiles_no_more_than_the_gemms() -> None:
+    native.build_library()
+    listing = subprocess.run(native.ninja_command("-t", "deps"), capture_output=True, text=True)
+    users = {
+        block.partition(":")[0].partition("/objects/")[2]
+        for block in listing.stdout.split("\n\n")
+        if "    kernels/gemm/epilogue.cuh\n" in f"{block}\n"
+    } - {""}
+    assert users
+    assert {name for name in users if not name.startswith("kernels/gemm/inst/")} == set()
+
+
+@pytest.mark.slow
+def test_every_compiler_is_called_through_ccache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compilers only: ccache is no help with linking, and with headers there is no output."""
+    calls = tmp_path / "calls"
+    ccache = tmp_path / "bin" / "ccache"
+    ccache.parent.mkdir()
+    ccache.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexec "$@"\n')
+    ccache.chmod(0o755)
+    kernels = tmp_path / "kernels"
+    kernels.mkdir()
+    (kernels / "a.cu").write_text("__global__ void __launch_bounds__(32) a() {}\n")
+    (kernels / "b.cpp").write_text("int b() { return 0; }\n")
+    monkeypatch.setenv("PATH", str(ccache.parent), prepend=os.pathsep)
+    toolchain = find_toolchain()
+    (tmp_path / "build.ninja").write_text(ninja_file(toolchain, ("80",), tmp_path, "build"))
+    objects = [f"build/objects/kernels/{name}.o" for name in ("a.cu", "b.cpp")]
+    command = [str(toolchain.ninja), "-C", str(tmp_path), *objects]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    compilers = {line.split()[0] for line in calls.read_text().splitlines()}
+    assert compilers == {str(toolchain.cuda.nvcc), str(toolchain.cxx)}
+    assert len(calls.read_text().splitlines()) == len(objects)
 
 
 def test_a_symbol_that_nobody_defines_is_found(tmp_path: Path) -> None:
