@@ -44,11 +44,11 @@ def test_only_chosen_experts_are_read():
     assert MIXTRAL.active_bytes(ids) == 3 * MIXTRAL.expert_bytes
 
 
-# Active bytes in L2 sizes, with an expert of half an L2.
+# What w2 alone has, in L2 sizes: an active expert's half, and all of them.
 @pytest.mark.parametrize(("active", "copies"), [(3, 1), (2.5, 1), (2, 2), (1, 3), (0.5, 5)])
 def test_two_l2_sizes_lie_between_two_uses_of_a_weight(active, copies):
-    l2 = 1000
-    assert copies_wanted(l2 // 2, int(active * l2), l2) == copies
+    l2 = 3000
+    assert copies_wanted(3 * l2 // 2, int(3 * active * l2), l2) == copies
 
 
 def test_percentiles_lie_between_ranks():

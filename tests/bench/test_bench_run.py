@@ -130,8 +130,9 @@ def test_without_a_device_one_sentence_says_so(capsys):
 @pytest.mark.gpu
 def test_a_real_run(tmp_path):
     path = tmp_path / "result.json"
-    options = ("--quick", "--shape", "8,2,256,128", "--tokens", "1,64", "--json", str(path))
-    command = [sys.executable, "-m", "torch_sm80moe", "bench", *options]
+    options = ("--quick", "--stages", "--tactics", "--rivals", "--json", str(path))
+    sizes = ("--shape", "8,2,256,128", "--tokens", "1,64")
+    command = [sys.executable, "-m", "torch_sm80moe", "bench", *options, *sizes]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads(path.read_text())
@@ -141,3 +142,7 @@ def test_a_real_run(tmp_path):
         assert row["us"]["p10"] <= row["us"]["median"] <= row["us"]["p90"]
         assert row["times_floor"] > 0.9
         assert row["layers"] == row["layers_wanted"]
+        kernels_us = sum(us for stage, us in row["stages_us"].items() if stage != "gaps")
+        assert 0.3 * row["us"]["median"] < kernels_us < 1.5 * row["us"]["median"]
+        assert all(gemm["over_best"] >= 1 for gemm in row["tactics"].values())
+        assert row["rivals"]["cublas loop"]["us"]["median"] > 0

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from torch_sm80moe import testing
-from torch_sm80moe.bench import layer, timing
+from torch_sm80moe.bench import layer, rivals, stages, tactics, timing
 from torch_sm80moe.bench.ceilings import Ceiling
 from torch_sm80moe.bench.floor import Limits, mean_floor_us
-from torch_sm80moe.bench.plan import Cell
+from torch_sm80moe.bench.plan import Cell, Plan
 from torch_sm80moe.bench.summary import Summary
 
 
@@ -19,7 +19,7 @@ def limits_for(dtype: str, ceilings: dict[str, Ceiling]) -> Limits:
     return Limits(ceilings["dram_read"].sustained.median, ceilings[f"mma_{dtype}"].sustained.median)
 
 
-def measure(cell: Cell, layers: layer.Layers, limits: Limits, loop: timing.Loop) -> dict[str, Any]:
+def measure(cell: Cell, layers: layer.Layers, limits: Limits, plan: Plan) -> dict[str, Any]:
     """Return the cell's row.
 
     Raises:
@@ -30,10 +30,10 @@ def measure(cell: Cell, layers: layer.Layers, limits: Limits, loop: timing.Loop)
     num_calls = case.num_calls(floor_us)
     roundings = testing.ROUNDINGS_FUSED_MOE
     replay, error = layer.checked_replay(case, layer.fused_moe, num_calls, roundings, cell)
-    timed = timing.time_replays(replay, loop)
+    timed = timing.time_replays(replay, plan.loop)
     us = timed.us.scaled(1 / num_calls)
     num_bytes = sum(work.weight_bytes for work in case.works) / len(case.works)
-    return {
+    row = {
         **identity(cell),
         "us": us._asdict(),
         "floor_us": floor_us,
@@ -47,6 +47,17 @@ def measure(cell: Cell, layers: layer.Layers, limits: Limits, loop: timing.Loop)
         "layers_wanted": case.copies_wanted,
         "clocks": timed.clocks._asdict(),
     }
+    if plan.stages:
+        row["stages_us"] = stages.measure(replay, num_calls, us.median, plan.loop)
+    if plan.tactics:
+        row["tactics"] = tactics.measure(case, num_calls, plan.short_loop)
+    if plan.rivals:
+        row["rivals"] = {
+            rival.name: rivals.measure(rival, case, num_calls, plan.loop)
+            for rival in rivals.RIVALS
+            if rival.is_installed
+        }
+    return row
 
 
 def identity(cell: Cell) -> dict[str, Any]:

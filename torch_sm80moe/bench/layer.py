@@ -65,9 +65,10 @@ def copies_wanted(expert_bytes: int, active_bytes: int, l2_bytes: int) -> int:
     """Return how many layers make every weight twice an L2 away from where it was last read.
 
     In a model, a layer's weights have left L2 when their turn comes again. Calls in turn on so many
-    layers keep at least two L2 sizes of other weights between two uses of the same expert.
+    layers keep at least two L2 sizes of other weights between two uses of the same expert, also
+    when only w2, a third of the layer, is multiplied.
     """
-    return math.ceil((2 * l2_bytes + expert_bytes) / active_bytes)
+    return math.ceil((2 * l2_bytes + expert_bytes / 3) / (active_bytes / 3))
 
 
 class Case:

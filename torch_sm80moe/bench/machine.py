@@ -44,6 +44,7 @@ def describe() -> dict[str, Any]:
         },
         "build": info.build_info(),
         "shared_memory_limit": _settings.SHARED_MEMORY_LIMIT,
+        "workspace_limit": _settings.WORKSPACE_LIMIT,
     }
 
 

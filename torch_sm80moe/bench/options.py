@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tokens", type=_list_of(_positive), help=f"default: {_join(plan.TOKENS)}")
     add("--dtype", type=_list_of(_one_of(plan.DTYPES)), default=("bfloat16",))
     add("--routing", type=_list_of(_one_of(ROUTINGS)), default=("balanced",))
+    add("--stages", action="store_true", help="also the time of each stage, by the profiler")
+    add("--tactics", action="store_true", help="also every tactic, against the selected ones")
+    add("--rivals", action="store_true", help="also what else is installed, on the same calls")
     add("--quick", action="store_true", help="fewer tokens and short loops, to try it out")
     add("--json", type=Path, metavar="FILE", help="write the result, after every cell")
     add("--time-budget", type=float, metavar="SECONDS", help="begin nothing that ends later")
@@ -42,6 +45,10 @@ def make_plan(options: argparse.Namespace) -> Plan:
         dtypes=options.dtype,
         routings=options.routing,
         loop=plan.QUICK_LOOP if options.quick else plan.LOOP,
+        short_loop=plan.QUICK_LOOP if options.quick else plan.SHORT_LOOP,
+        stages=options.stages,
+        tactics=options.tactics,
+        rivals=options.rivals,
         json=options.json,
         time_budget_s=options.time_budget,
     )

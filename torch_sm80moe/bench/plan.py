@@ -16,6 +16,7 @@ QUICK_TOKENS = (1, 64, 1024)
 DTYPES = ("bfloat16", "float16")
 
 LOOP = Loop(warmup_s=0.2, timed_s=0.4)
+SHORT_LOOP = Loop(warmup_s=0.05, timed_s=0.1)  # of each tactic
 QUICK_LOOP = Loop(warmup_s=0.02, timed_s=0.05)
 
 
@@ -42,6 +43,10 @@ class Plan:
     dtypes: tuple[str, ...] = ("bfloat16",)
     routings: tuple[str, ...] = ("balanced",)
     loop: Loop = LOOP
+    short_loop: Loop = SHORT_LOOP
+    stages: bool = False
+    tactics: bool = False
+    rivals: bool = False
     json: Path | None = None
     time_budget_s: float | None = None
 
@@ -54,6 +59,9 @@ class Plan:
             "routings": list(self.routings),
             "warmup_s": self.loop.warmup_s,
             "timed_s": self.loop.timed_s,
+            "stages": self.stages,
+            "tactics": self.tactics,
+            "rivals": self.rivals,
             "time_budget_s": self.time_budget_s,
         }
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from torch_sm80moe import _ops
-from torch_sm80moe.bench import ceilings, machine, table
+from torch_sm80moe.bench import ceilings, machine, rivals, table
 from torch_sm80moe.bench import cell as cells
 from torch_sm80moe.bench.budget import Budget
 from torch_sm80moe.bench.plan import Cell, Plan
@@ -80,6 +80,9 @@ class Bench:
             self.results.add_ceiling(name, ceiling_row(found), when="before")
             self.console.print(table.ceiling_line(name, found))
             self.progress.advance(self._task)
+        absent = [rival.name for rival in rivals.RIVALS if not rival.is_installed]
+        if self.plan.rivals and absent:
+            self.console.print(f"not installed: {', '.join(absent)}")
         self.console.print(f"\n{table.CELL_HEAD}")
 
     def measure_group(self, group: list[Cell]) -> None:
@@ -112,7 +115,7 @@ class Bench:
         """Measure a cell, or say why that was not possible."""
         limits = cells.limits_for(cell.dtype, self.ceilings)
         try:
-            return cells.measure(cell, layers, limits, self.plan.loop)
+            return cells.measure(cell, layers, limits, self.plan)
         except AssertionError as error:
             self.wrong.append(str(cell))
             return {**cells.identity(cell), "error": str(error)}
@@ -122,12 +125,14 @@ class Bench:
 
     def _keep(self, cell: Cell, row: dict[str, Any]) -> None:
         self.results.add_cell(row)
-        self.console.print(table.cell_line(row))
+        for line in table.cell_lines(row):
+            self.console.print(line)
 
     def finish(self) -> None:
         """Say what is missing, and what was wrong."""
         self.results.note(missing=self.missing, wrong=self.wrong, seconds=self.budget.spent)
-        self.console.print(table.mean_line(self.results.content["cells"]))
+        for line in table.summary_lines(self.results.content["cells"]):
+            self.console.print(line)
         for what, names in (("not measured", self.missing), ("wrong results", self.wrong)):
             if names:
                 self.console.print(f"{what}: {', '.join(names)}")

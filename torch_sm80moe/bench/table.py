@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch_sm80moe.bench.ceilings import Ceiling
@@ -12,6 +13,8 @@ CELL_HEAD = (
     f"{'model':<24}{'dtype':<10}{'routing':<10}{'tokens':>6}{'us':>10}{'p10':>10}{'p90':>10}"
     f"{'floor':>10}{'x floor':>9}{'TFLOP/s':>9}{'GB/s':>7}  clock and power"
 )
+
+_INDENT = " " * 8
 
 
 def machine_line(machine: dict[str, Any]) -> str:
@@ -33,8 +36,28 @@ def ceiling_line(name: str, ceiling: Ceiling) -> str:
     )
 
 
-def cell_line(row: dict[str, Any]) -> str:
-    """Print a cell below `CELL_HEAD`."""
+def cell_lines(row: dict[str, Any]) -> Iterator[str]:
+    """Print a cell below `CELL_HEAD`, and below it what it was compared with."""
+    yield _cell_line(row)
+    if "stages_us" in row:
+        yield _INDENT + ", ".join(f"{name} {us:.1f}" for name, us in row["stages_us"].items())
+    for gemm, found in row.get("tactics", {}).items():
+        yield (
+            f"{_INDENT}{gemm}: tactic {found['selected']}, {found['over_best']:.3f} times the best "
+            f"({found['best']})"
+        )
+    for name, rival in row.get("rivals", {}).items():
+        yield f"{_INDENT}{name}: {_rival(rival, row['us']['median'])}"
+
+
+def _rival(rival: dict[str, Any], our_us: float) -> str:
+    if "error" in rival:
+        return str(rival["error"])
+    us = rival["us"]["median"]
+    return f"{us:.1f} us, {us / our_us:.2f} times ours"
+
+
+def _cell_line(row: dict[str, Any]) -> str:
     name = f"{row['model']:<24}{row['dtype']:<10}{row['routing']:<10}{row['tokens']:>6}"
     if "error" in row:
         return f"{name}  {row['error']}"
@@ -46,12 +69,18 @@ def cell_line(row: dict[str, Any]) -> str:
     )
 
 
-def mean_line(rows: list[dict[str, Any]]) -> str:
-    """Print the average over the cells."""
+def summary_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Print the averages over the cells."""
     times = [row["times_floor"] for row in rows if "error" not in row]
     if not times:
-        return "no cell was measured"
-    return f"geometric mean of {len(times)} cells: {geometric_mean(times):.3f} times the floor"
+        yield "no cell was measured"
+        return
+    yield f"geometric mean of {len(times)} cells: {geometric_mean(times):.3f} times the floor"
+    over_best = [gemm["over_best"] for row in rows for gemm in row.get("tactics", {}).values()]
+    if over_best:
+        mean = sum(over_best) / len(over_best)
+        worst = max(over_best)
+        yield f"selected tactics: {mean:.3f} times the best on average, {worst:.3f} at worst"
 
 
 def _clocks(clocks: ClockSummary) -> str:
