@@ -1,5 +1,5 @@
 #pragma once
-// The kernel: scheduler x mainloop x epilogue, composition only.
+// The kernel: tiles x mainloop x epilogue, composition only.
 
 #include "gemm/epilogue.cuh"
 #include "gemm/mainloop.cuh"
@@ -7,15 +7,17 @@
 
 namespace sm80moe::gemm {
 
-// Dynamic shared memory: the ring, the accumulators of split reductions, the scheduler's list.
+// Dynamic shared memory: the ring, the accumulators of split reductions, the queue of tiles, the
+// scheduler's list.
 template <class Config, class T, class Weight, class Epilogue>
 struct GroupedGemmSmem {
   using Loader = StageLoader<Config, T, Weight, Epilogue>;
   using Reduction = WarpReduction<Config::kWarpsK, Config::kWarpsM * Config::kWarpsN,
                                   Config::kMmasM, Config::kMmasN>;
   static constexpr int kReductionOffset = Loader::kRingBytes;
-  static constexpr int kSchedulerOffset = kReductionOffset + Reduction::kSmemBytes;
-  static constexpr int kFixedBytes = kSchedulerOffset;
+  static constexpr int kQueueOffset = kReductionOffset + Reduction::kSmemBytes;
+  static constexpr int kSchedulerOffset = kQueueOffset + sizeof(TileQueueSlots);
+  static constexpr int kFixedBytes = kQueueOffset;
 };
 
 template <class Config, class T, class Weight, class Epilogue>
@@ -29,13 +31,15 @@ __global__ void __launch_bounds__(Config::kThreads)
   const int out_n = args.n / Epilogue::kWeightRowsPerColumn;
   const ExpertTileScheduler<Config> scheduler(
       args, out_n, Loader::kColumnsPerTile, reinterpret_cast<int*>(smem + Smem::kSchedulerOffset));
+  TileQueue<Config> tiles(args, scheduler,
+                          reinterpret_cast<TileQueueSlots*>(smem + Smem::kQueueOffset));
   const uint32_t ring = ptx::shared_address(smem);
-  Loader loader(args, scheduler, ring);
+  Loader loader(args, tiles, ring);
   Loop mainloop(loader, ring);
 
   const int num_k_tiles = ceil_div(args.k, Config::kCtaK);
   ExpertTile tile;
-  for (int index = blockIdx.x; scheduler.tile_at(index, tile); index += gridDim.x) {
+  while (tiles.take_next(tile)) {
     typename Loop::Accumulator acc = {};
     mainloop.run(num_k_tiles, tile.m_end - tile.m_begin, acc);
 

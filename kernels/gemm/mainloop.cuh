@@ -27,18 +27,17 @@ class Mainloop {
     static_assert(Config::kWarpsK == 1 || Config::kWarpK * sizeof(T) % 128 == 0,
                   "a warp's share of a row must be whole swizzle lines");
 
-    // Invariant from here on: kStages - 1 groups are in flight. Empty groups keep it true when
-    // there is nothing left to load.
+    // Invariant from here on: kStages - 1 groups are in flight. When there is nothing left to load
+    // they carry zeros, so fragments may be loaded ahead of the last tile's end.
 #pragma unroll 1
     for (int stage = 0; stage < Config::kStages - 1; ++stage) {
       loader_.template issue<1>(0);
       commit_stage();
+      __syncthreads();  // the loader may have entered a tile
     }
     wait_for_stage();
-    if (stages_ahead_ == 0) return;
-    load_a_share<Config::kMmasM, 1>(0, 0);
-#pragma unroll
-    for (int pair = 0; pair < kPairs; ++pair) load_w(pair, 0);
+    load_w<0, 1>(0, 0);
+    load_a_from<0>();
   }
 
   // First row of the warp's first block, first column, share of the reduction.
@@ -56,69 +55,81 @@ class Mainloop {
 
  private:
   static constexpr int kPairs = Config::kMmasN / 2;  // of 8-column blocks: what one ldmatrix loads
-  // Small warp tiles double-buffer their fragments. Large ones have mma enough between a fragment's
-  // last use and its next to load the next step's in place.
-  // Measured: H100, 2026-11-22, 128x256x64: in place 450 TFLOP/s, double-buffered 420.
-  static constexpr int kBuffers = Config::kMmasM * Config::kMmasN >= 24 ? 1 : 2;
+  static constexpr int kLastStep = Config::kMmasK - 1;
+
+  // Fragments of the next step are loaded during a step. Those of the weights have two buffers, and
+  // so have the activations' in small warp tiles. Large ones have mma enough to replace a block's
+  // activations in place, once its mma are issued, while the next block's are under way; the last
+  // block's then wait for the first block of the next step.
+  static constexpr bool kInPlace = Config::kMmasM >= 4;
+  static constexpr int kABuffers = kInPlace ? 1 : 2;
 
   template <int kBlocks>
   SM80MOE_DEVICE void run_blocks(int num_k_tiles, int blocks, Accumulator& acc) {
     if constexpr (kBlocks > 1) {
       if (blocks < kBlocks) return run_blocks<kBlocks - 1>(num_k_tiles, blocks, acc);
     }
-    for (int k_tile = 0; k_tile < num_k_tiles; ++k_tile) multiply_stage<kBlocks>(acc);
-  }
-
-  // One stage, step by step of 16 along the reduction. Copies and the next step's fragment loads
-  // are dealt out between the mma, so that neither the tensor cores nor shared memory wait for a
-  // burst of the other.
-  template <int kBlocks>
-  SM80MOE_DEVICE void multiply_stage(Accumulator& acc) {
+#pragma unroll 1
+    for (int k_tile = 0; k_tile < num_k_tiles; ++k_tile) {
 #pragma unroll
-    for (int step = 0; step < Config::kMmasK - 1; ++step) {
-#pragma unroll
-      for (int pair = 0; pair < kPairs; ++pair) {
-        loader_.template issue<Config::kMmasK * kPairs>(step * kPairs + pair);
-        multiply_pair<kBlocks>(acc, pair, step, true);
-        load_w(pair, step + 1);
-        if (kBuffers > 1) load_a_share<kBlocks, kPairs>(pair, step + 1);
-      }
+      for (int step = 0; step < kLastStep; ++step) inner_step<kBlocks>(acc, step);
+      last_step<kBlocks>(acc);
     }
-    last_step<kBlocks>(acc);
   }
 
-  // The last step waits for the next stage half way, when its own mma are still under way.
+  // A step is 16 deep. Block after block of 16 rows meets all of the warp's columns; fragment loads
+  // are dealt out between the blocks and copies between the steps, so that neither the tensor cores
+  // nor shared memory wait for a burst of the other.
+  template <int kBlocks>
+  SM80MOE_DEVICE void inner_step(Accumulator& acc, int step) {
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+      load_w<0, kBlocks>(block, step + 1);
+      if (!kInPlace)
+        load_a(block, step + 1);
+      else if (block == 0)
+        load_a(kBlocks - 1, step);
+      else
+        load_a(block - 1, step + 1);
+      issue_copies<kBlocks>(step, block);
+      multiply(acc, block, step);
+    }
+  }
+
+  // Copies go out in groups of neighbours, since each change between copies and fragment loads
+  // costs issue slots, but small ones, since each copy needs an address.
+  template <int kBlocks>
+  SM80MOE_DEVICE void issue_copies(int step, int block) {
+    constexpr int kGroups = ceil_div(Loader::kCopies, kLastStep * 5);  // a step
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group)
+      if (block == ceil_div((group + 1) * kBlocks, kGroups) - 1)
+        loader_.template issue<kLastStep * kGroups>(step * kGroups + group);
+  }
+
+  // The last step turns to the next stage when nothing of this one is left to load.
   template <int kBlocks>
   SM80MOE_DEVICE void last_step(Accumulator& acc) {
-    constexpr int kStep = Config::kMmasK - 1, kPairsBefore = kPairs / 2;
-#pragma unroll
-    for (int pair = 0; pair < kPairs; ++pair)
-      loader_.template issue<Config::kMmasK * kPairs>(kStep * kPairs + pair);
-#pragma unroll
-    for (int pair = 0; pair < kPairsBefore; ++pair) multiply_pair<kBlocks>(acc, pair, kStep, false);
-
-    --stages_ahead_;
+    constexpr int kBlocksBefore = kInPlace ? 1 : 0;
+    if constexpr (kInPlace) {
+      load_a(kBlocks - 1, kLastStep);
+      multiply(acc, 0, kLastStep);
+    }
     commit_stage();
     stage_ = Loader::next_stage(ring_, stage_);
     wait_for_stage();
-    const bool has_next = stages_ahead_ > 0;
 #pragma unroll
-    for (int pair = kPairsBefore; pair < kPairs; ++pair) {
-      if (has_next && pair - kPairsBefore < kPairsBefore) load_w(pair - kPairsBefore, 0);
-      multiply_pair<kBlocks>(acc, pair, kStep, has_next);
-      if (!has_next) continue;
-      load_w(pair, 0);
-      // Every block of the new stage: the tile it belongs to may want more than this one.
-      if (kBuffers > 1) load_a_share<Config::kMmasM, kPairs - kPairsBefore>(pair - kPairsBefore, 0);
+    for (int block = kBlocksBefore; block < kBlocks; ++block) {
+      load_w<kBlocksBefore, kBlocks>(block, 0);
+      load_a(block - kBlocksBefore, 0);
+      multiply(acc, block, kLastStep);
     }
-    if (kBuffers == 1 && has_next) {
-#pragma unroll
-      for (int i = kBlocks; i < Config::kMmasM; ++i) load_a(i, 0);
-    }
+    if constexpr (kBlocks == kBlocksBefore) load_w<0, 1>(0, 0);
+    // The tile that the new stage belongs to may have more blocks than this one.
+    load_a_from<kBlocks - kBlocksBefore>();
   }
 
   SM80MOE_DEVICE void commit_stage() {
-    if (loader_.has_stage()) ++stages_ahead_;
     loader_.advance();
     ptx::cp_async_commit();
   }
@@ -130,50 +141,47 @@ class Mainloop {
     __syncthreads();
   }
 
-  // Share `share` of kShares of the activation fragments of `step`, for the first kBlocks blocks.
-  template <int kBlocks, int kShares>
-  SM80MOE_DEVICE void load_a_share(int share, int step) {
+  // This block's share, of blocks kBegin to kEnd, of the weight fragments of `step`.
+  template <int kBegin, int kEnd>
+  SM80MOE_DEVICE void load_w(int block, int step) {
+    constexpr int kShares = kEnd - kBegin;
+    const int share = block - kBegin;
 #pragma unroll
-    for (int i = share * kBlocks / kShares; i < (share + 1) * kBlocks / kShares; ++i)
-      load_a(i, step);
+    for (int pair = share * kPairs / kShares; pair < (share + 1) * kPairs / kShares; ++pair) {
+      const uint32_t w = WTile::advance_pairs(stage_ + w_lane_, step);
+      Weight::load_fragments(w_frag_[step % 2][pair], w + pair * 16 * WTile::kRowBytes);
+    }
   }
 
   SM80MOE_DEVICE void load_a(int block, int step) {
     const uint32_t a = ATile::advance_pairs(stage_ + a_lane_, step);
-    ptx::ldmatrix_x4(a_frag_[step % kBuffers][block],
+    ptx::ldmatrix_x4(a_frag_[step % kABuffers][block],
                      a + block * Config::kRowsPerBlock * ATile::kRowBytes);
   }
 
-  SM80MOE_DEVICE void load_w(int pair, int step) {
-    const uint32_t w = WTile::advance_pairs(stage_ + w_lane_, step);
-    Weight::load_fragments(w_frag_[step % kBuffers][pair], w + pair * 16 * WTile::kRowBytes);
+  // Activation fragments of a stage's first step, for the blocks from kFirst on.
+  template <int kFirst>
+  SM80MOE_DEVICE void load_a_from() {
+#pragma unroll
+    for (int block = kFirst; block < Config::kMmasM; ++block) load_a(block, 0);
   }
 
-  // Serpentine order: neighbouring mma share an operand, which the register cache then holds. With
-  // single buffers the last pass runs the way the next step starts, and each activation fragment is
-  // replaced, if there is a next step, as soon as it is free.
-  template <int kBlocks>
-  SM80MOE_DEVICE void multiply_pair(Accumulator& acc, int pair, int step, bool has_next) {
-    const uint32_t(&w)[4] = w_frag_[step % kBuffers][pair];
-    const bool replaces_a = kBuffers == 1 && pair == kPairs - 1;
+  // Neighbouring blocks walk the columns in opposite directions and so share an operand.
+  SM80MOE_DEVICE void multiply(Accumulator& acc, int block, int step) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
-#pragma unroll
-      for (int row = 0; row < kBlocks; ++row) {
-        const int i = half == 0 || replaces_a ? row : kBlocks - 1 - row;
-        ptx::mma_m16n8k16(acc[i][2 * pair + half], a_frag_[step % kBuffers][i], w[2 * half],
-                          w[2 * half + 1], T{});
-        if (replaces_a && half == 1 && has_next) load_a(i, (step + 1) % Config::kMmasK);
-      }
+    for (int i = 0; i < Config::kMmasN; ++i) {
+      const int column = block % 2 == 0 ? i : Config::kMmasN - 1 - i;
+      const uint32_t* w = w_frag_[step % 2][column / 2] + column % 2 * 2;
+      ptx::mma_m16n8k16(acc[block][column], a_frag_[step % kABuffers][block], w[0], w[1], T{});
+    }
   }
 
   Loader& loader_;
   const uint32_t ring_;
   uint32_t stage_;            // being multiplied
   uint32_t a_lane_, w_lane_;  // where in it this lane's first fragments are
-  int stages_ahead_ = 0;      // issued and not yet multiplied
-  uint32_t a_frag_[kBuffers][Config::kMmasM][4];
-  uint32_t w_frag_[kBuffers][kPairs][4];
+  uint32_t a_frag_[kABuffers][Config::kMmasM][4];
+  uint32_t w_frag_[2][kPairs][4];
 };
 
 }  // namespace sm80moe::gemm

@@ -13,6 +13,7 @@ struct GroupedGemmArgs {
   const void* w;                  // [num_experts, n, k]
   const int32_t* row_index;       // [num_rows] or null
   const int32_t* expert_offsets;  // [num_experts + 1]
+  int32_t* tile_counter;          // [1], zero before the launch
   void* out;               // [num_rows, n] or [num_rows, n / 2], contiguous; see the epilogue
   int64_t w_expert_bytes;  // from one expert's weights to the next's
   uint32_t w_row_bytes;    // from one weight row to the next
@@ -31,9 +32,24 @@ enum class EpilogueKind { kStore, kSwiglu };  // the numbers that the operators 
 inline constexpr int64_t kMaxMatrixChunks = int64_t{1} << 32;
 inline constexpr int64_t kMaxRowBytes = int64_t{1} << 32;
 
-// Shared memory in which the scheduler keeps its list of experts, beside what the tactic needs.
+// A tile of the grouped output: rows [m_begin, m_end) of one expert, column tile `tile_n`.
+struct alignas(16) ExpertTile {
+  int expert;
+  int m_begin, m_end;
+  int tile_n;
+};
+
+// A CTA's tiles between its loader and its consumer; see TileQueue.
+struct TileQueueSlots {
+  static constexpr int kLength = 8;
+  static constexpr int kFixedTiles = 2;
+  ExpertTile tile[kLength];
+  int index[kFixedTiles];
+};
+
+// Shared memory beside what the tactic needs: the queue of tiles, then the list of experts.
 constexpr int scheduler_smem_bytes(int num_experts) {
-  return (num_experts + 1) * static_cast<int>(sizeof(int));
+  return static_cast<int>(sizeof(TileQueueSlots) + (num_experts + 1) * sizeof(int));
 }
 
 }  // namespace sm80moe::gemm

@@ -6,7 +6,7 @@
 #include "gemm/column_order.cuh"
 #include "gemm/problem.h"
 #include "gemm/tile_config.cuh"
-#include "gemm/tile_scheduler.cuh"
+#include "gemm/tile_queue.cuh"
 
 namespace sm80moe::gemm {
 
@@ -45,17 +45,17 @@ class StageLoader {
   using ATile = SwizzledTile<T, Config::kCtaM, Config::kCtaK>;
   using WTile = SwizzledTile<Stored, Config::kCtaN, Config::kCtaK>;
   using Columns = typename Epilogue::template Columns<Config::kWarpN>;
-  using Scheduler = ExpertTileScheduler<Config>;
 
+  static constexpr int kCopies = TileCopy<ATile, Config::kThreads>::kPasses +
+                                 TileCopy<WTile, Config::kThreads>::kPasses;  // a thread, a stage
   static constexpr int kStageBytes = ATile::kBytes + WTile::kBytes;
   static constexpr int kRingBytes = kStageBytes * Config::kStages;
   static constexpr int kColumnsPerTile = Config::kCtaN / Epilogue::kWeightRowsPerColumn;
 
-  SM80MOE_DEVICE StageLoader(const GroupedGemmArgs& args, const Scheduler& scheduler, uint32_t ring)
+  SM80MOE_DEVICE StageLoader(const GroupedGemmArgs& args, TileQueue<Config>& tiles, uint32_t ring)
       : args_(args),
-        scheduler_(scheduler),
+        tiles_(tiles),
         ring_(ring),
-        tile_index_(blockIdx.x),
         stage_(ring),
         a_thread_(ATile::byte_offset(ACopy::thread_row(), ACopy::thread_chunk())),
         w_thread_(ATile::kBytes + WTile::byte_offset(WCopy::thread_row(), WCopy::thread_chunk())) {
@@ -83,7 +83,6 @@ class StageLoader {
     stage_ = next_stage(ring_, stage_);
     if (!has_stage()) return;
     if (--k_tiles_left_ == 0) {
-      tile_index_ += gridDim.x;
       enter_tile();
     } else {
       a_source_ += ATile::kRowBytes;
@@ -99,17 +98,17 @@ class StageLoader {
  private:
   using ACopy = TileCopy<ATile, Config::kThreads>;
   using WCopy = TileCopy<WTile, Config::kThreads>;
-  static constexpr int kCopies = ACopy::kPasses + WCopy::kPasses;
-  static_assert(ACopy::kPasses <= 32 && WCopy::kPasses <= 32, "one validity bit a pass");
+  static_assert(kCopies <= 32, "one validity bit a copy");
+  static constexpr uint32_t kACopies = (1u << ACopy::kPasses) - 1;
   static_assert(WTile::conflict_free() && WTile::advance_is_exact());
   static_assert(ATile::conflict_free() && ATile::advance_is_exact());
   static_assert(additive_for_step<Columns, Config::kCtaN>(WCopy::kRowsPerPass));
 
   SM80MOE_DEVICE void enter_tile() {
     ExpertTile tile;
-    a_live_ = w_live_ = 0;
+    live_ = 0;
     k_tiles_left_ = 0;
-    if (!scheduler_.tile_at(tile_index_, tile)) return;
+    if (!tiles_.enter_next(tile)) return;
     k_tiles_left_ = ceil_div(args_.k, Config::kCtaK);
     find_a_rows(tile);
     find_w_rows(tile);
@@ -128,7 +127,7 @@ class StageLoader {
       // An index that the caller got wrong reads as a row of zeros.
       if (pair < 0 || source >= args_.num_source_rows) continue;
       a_chunk_[pass] = source * args_.a_row_chunks;
-      a_live_ |= 1u << pass;
+      live_ |= 1u << pass;
     }
   }
 
@@ -141,7 +140,7 @@ class StageLoader {
 #pragma unroll
     for (int pass = 0; pass < WCopy::kPasses; ++pass) {
       const int tile_row = WCopy::thread_row() + pass * WCopy::kRowsPerPass;
-      if (col0 + Columns::output_column(tile_row) < out_n) w_live_ |= 1u << pass;
+      if (col0 + Columns::output_column(tile_row) < out_n) live_ |= 1u << (ACopy::kPasses + pass);
     }
   }
 
@@ -149,8 +148,8 @@ class StageLoader {
   SM80MOE_DEVICE void drop_chunks_past_k() {
     if (k_tiles_left_ > 1) return;
     const int k_in_tile = args_.k - (ceil_div(args_.k, Config::kCtaK) - 1) * Config::kCtaK;
-    if (ACopy::thread_chunk() * ATile::kElemsPerChunk >= k_in_tile) a_live_ = 0;
-    if (WCopy::thread_chunk() * WTile::kElemsPerChunk >= k_in_tile) w_live_ = 0;
+    if (ACopy::thread_chunk() * ATile::kElemsPerChunk >= k_in_tile) live_ &= ~kACopies;
+    if (WCopy::thread_chunk() * WTile::kElemsPerChunk >= k_in_tile) live_ &= kACopies;
   }
 
   // The row of W, counted from the tile's first output column, that lies in `tile_row`.
@@ -162,7 +161,7 @@ class StageLoader {
     if (!ACopy::owns_pass(pass)) return;
     ptx::cp_async_16(ACopy::destination(stage_ + a_thread_, pass),
                      a_source_ + static_cast<uint64_t>(a_chunk_[pass]) * kChunkBytes,
-                     a_live_ & (1u << pass));
+                     live_ & (1u << pass));
   }
 
   SM80MOE_DEVICE void copy_w(int pass) const {
@@ -170,24 +169,24 @@ class StageLoader {
     const auto rows_on = static_cast<uint32_t>(source_row(pass * WCopy::kRowsPerPass));
     ptx::cp_async_16(WCopy::destination(stage_ + w_thread_, pass),
                      w_source_ + static_cast<uint64_t>(rows_on) * args_.w_row_bytes,
-                     w_live_ & (1u << pass));
+                     live_ & (1u << (ACopy::kPasses + pass)));
   }
 
   const GroupedGemmArgs& args_;
-  const Scheduler& scheduler_;
+  TileQueue<Config>& tiles_;
   const uint32_t ring_;
 
-  int tile_index_;
   int k_tiles_left_;  // of the tile, the current one included; 0 when there is no tile
 
-  // Where the stage goes, where in it this thread's first chunks go, and where they come from. Bit
-  // p of a mask says that pass p has a chunk.
+  // Where the stage goes, where in it this thread's first chunks go, and where they come from. A
+  // bit of live_ says that a copy has a source: first those of the activations, then of the
+  // weights.
   uint32_t stage_;
   const uint32_t a_thread_, w_thread_;
   const char* a_source_ = nullptr;
   const char* w_source_ = nullptr;
   uint32_t a_chunk_[ACopy::kPasses] = {};  // gathered rows, in chunks from the tensor's start
-  uint32_t a_live_, w_live_;
+  uint32_t live_;
 };
 
 }  // namespace sm80moe::gemm

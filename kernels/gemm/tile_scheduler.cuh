@@ -5,14 +5,8 @@
 
 namespace sm80moe::gemm {
 
-struct ExpertTile {
-  int expert;
-  int m_begin, m_end;  // rows of the grouped output, m_end exclusive
-  int tile_n;          // which column tile
-};
-
-// Numbers the tiles of all experts and hands them out, one CTA stride at a time. Expert sizes are
-// read on the device, so the host never synchronizes to learn how many rows each expert received.
+// Numbers the tiles of all experts. Expert sizes are read on the device, so the host never
+// synchronizes to learn how many rows each expert received.
 //
 // An expert's rows are cut into as few tiles as hold them, all of the same height but for one
 // 16-row block a warp: a ragged end is shared out, not left to a tile that loads weights for a few
@@ -25,7 +19,7 @@ class ExpertTileScheduler {
  public:
   static constexpr unsigned kMTilesPerBand = 16;
 
-  // All threads of the CTA call; `m_tiles_before` is theirs to share, scheduler_smem_bytes() long.
+  // All threads of the CTA call; `m_tiles_before` is theirs to share, num_experts + 1 long.
   SM80MOE_DEVICE ExpertTileScheduler(const GroupedGemmArgs& args, int out_n, int columns_per_tile,
                                      int* m_tiles_before)
       : args_(args), tiles_n_(ceil_div(out_n, columns_per_tile)), m_tiles_before_(m_tiles_before) {

@@ -88,11 +88,12 @@ class Workspace {
     expert_offsets = reinterpret_cast<int32_t*>(base + layout.expert_offsets);
     row_index = reinterpret_cast<int32_t*>(base + layout.row_index);
     row_position = reinterpret_cast<int32_t*>(base + layout.row_position);
+    tile_counters = reinterpret_cast<int32_t*>(base + layout.tile_counters);
     sort_scratch = reinterpret_cast<int32_t*>(base + layout.sort_scratch);
   }
 
   void *intermediate, *expert_rows;
-  int32_t *expert_offsets, *row_index, *row_position, *sort_scratch;
+  int32_t *expert_offsets, *row_index, *row_position, *tile_counters, *sort_scratch;
 
  private:
   Tensor buffer_;
@@ -111,6 +112,8 @@ cudaError_t sort(const DeviceScope& device, const Chunk& chunk, const Workspace&
   args.row_index = work.row_index;
   args.row_position = work.row_position;
   args.scratch = work.sort_scratch;
+  args.counters = work.tile_counters;
+  args.num_counters = 2;
   return routing::sort_by_expert(args, device.stream());
 }
 
@@ -123,6 +126,7 @@ gemm::GroupedGemmArgs first_gemm(const Chunk& chunk, const Workspace& work) {
   args.row_index = work.row_index;
   args.top_k = static_cast<int>(layer.top_k());
   args.expert_offsets = work.expert_offsets;
+  args.tile_counter = work.tile_counters;
   args.num_rows = chunk.num_rows();
   args.out = work.intermediate;
   return args;
@@ -135,6 +139,7 @@ gemm::GroupedGemmArgs second_gemm(const Chunk& chunk, const Workspace& work) {
   set_activations(args, work.intermediate, chunk.num_rows(), chunk.layer.intermediate_size());
   args.top_k = 1;
   args.expert_offsets = work.expert_offsets;
+  args.tile_counter = work.tile_counters + 1;
   args.num_rows = chunk.num_rows();
   args.out = work.expert_rows;
   return args;

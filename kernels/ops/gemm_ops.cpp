@@ -50,6 +50,8 @@ Tensor grouped_gemm(Tensor a, Tensor w, Tensor expert_offsets, std::optional<Ten
   const int64_t out_n = w.size(1) / gates;
   Tensor out = device.empty({num_rows, out_n}, a.scalar_type());
   if (num_rows == 0) return out;
+  const Tensor tile_counter = device.empty({1}, ScalarType::Int);
+  device.check_cuda(cudaMemsetAsync(tile_counter.data_ptr(), 0, sizeof(int32_t), device.stream()));
   // Rows that no expert owns are zero.
   device.check_cuda(
       cudaMemsetAsync(out.data_ptr(), 0, num_rows * out_n * a.element_size(), device.stream()));
@@ -59,6 +61,7 @@ Tensor grouped_gemm(Tensor a, Tensor w, Tensor expert_offsets, std::optional<Ten
   set_activations(args, a.data_ptr(), a.size(0), a.stride(0));
   args.expert_offsets = static_cast<const int32_t*>(expert_offsets.data_ptr());
   if (row_index) args.row_index = static_cast<const int32_t*>(row_index->data_ptr());
+  args.tile_counter = static_cast<int32_t*>(tile_counter.data_ptr());
   args.top_k = static_cast<int>(top_k);
   args.num_rows = static_cast<int>(num_rows);
   args.out = out.data_ptr();

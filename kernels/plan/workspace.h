@@ -18,6 +18,7 @@ struct WorkspaceLayout {
   int64_t expert_offsets;  // [num_experts + 1] int32
   int64_t row_index;       // [num_rows] int32
   int64_t row_position;    // [num_rows] int32
+  int64_t tile_counters;   // [2] int32, one a GEMM
   int64_t sort_scratch;    // routing::sort_scratch_ints(...) int32
   int64_t size;
 };

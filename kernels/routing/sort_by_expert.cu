@@ -41,6 +41,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize)
     args.expert_offsets[e] = first_row[e];
   place_pairs(args, all, counts, first_row);
   clear_unused_rows(args, first_row[args.num_experts], threadIdx.x, blockDim.x);
+  clear_counters(args);
 }
 
 // scratch[cta][e] = pairs of expert e in the CTA's range
@@ -79,6 +80,7 @@ __global__ void __launch_bounds__(kMaxExperts)
   __syncthreads();
   for (int e = threadIdx.x; e <= args.num_experts; e += blockDim.x)
     args.expert_offsets[e] = first_row[e];
+  clear_counters(args);
 }
 
 // Shared memory as in sort_in_one_cta_kernel.

@@ -85,4 +85,9 @@ SM80MOE_DEVICE void clear_unused_rows(const SortArgs& args, int num_used, int fi
   for (int row = num_used + first; row < args.num_pairs; row += stride) args.row_index[row] = -1;
 }
 
+// One CTA calls.
+SM80MOE_DEVICE void clear_counters(const SortArgs& args) {
+  for (int i = threadIdx.x; i < args.num_counters; i += blockDim.x) args.counters[i] = 0;
+}
+
 }  // namespace sm80moe::routing

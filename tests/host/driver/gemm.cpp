@@ -56,7 +56,9 @@ class Problem {
            shape.k + shape.pad),
         row_index_("row_index", shape.top_k ? shape.num_rows() : 0),
         expert_offsets_("expert_offsets", shape.num_experts() + 1),
+        tile_counter_("tile_counter", 1),
         out_("out", shape.num_rows(), out_n_, out_n_) {
+    tile_counter_.set_flat(0, 0);
     fill_operands(random);
     fill_row_index(random);
     fill_offsets(random);
@@ -68,6 +70,7 @@ class Problem {
     args.w = w_.data();
     args.row_index = shape_.top_k ? row_index_.data() : nullptr;
     args.expert_offsets = expert_offsets_.data();
+    args.tile_counter = tile_counter_.data();
     args.out = out_.data();
     args.a_row_chunks = static_cast<uint32_t>(a_.stride() / kElementsPerChunk);
     args.w_row_bytes = static_cast<uint32_t>(w_.stride() * sizeof(uint16_t));
@@ -163,7 +166,7 @@ class Problem {
   const bool swiglu_;
   const int out_n_;
   Tensor<uint16_t> a_, w_;
-  Tensor<int32_t> row_index_, expert_offsets_;
+  Tensor<int32_t> row_index_, expert_offsets_, tile_counter_;
   Tensor<uint16_t> out_;
 };
 

@@ -173,7 +173,7 @@ void sort_ids(const Options& options) {
       pairs.push_back(ids.at(t, j));
     }
   Tensor<int32_t> offsets("expert_offsets", experts + 1), index("row_index", num_pairs);
-  Tensor<int32_t> position("row_position", num_pairs);
+  Tensor<int32_t> position("row_position", num_pairs), counters("counters", 2);
   Tensor<int32_t> scratch("scratch", sm80moe::routing::sort_scratch_ints(num_pairs, experts));
 
   sm80moe::routing::SortArgs args{};
@@ -187,12 +187,15 @@ void sort_ids(const Options& options) {
   args.row_index = index.data();
   args.row_position = position.data();
   args.scratch = scratch.data();
+  args.counters = counters.data();
+  args.num_counters = 2;
   check_status(sm80moe::routing::sort_by_expert(args, nullptr));
 
   const Sorted wanted(pairs, experts);
   check_equal("expert_offsets", offsets, wanted.offsets);
   check_equal("row_index", index, wanted.row_index);
   check_equal("row_position", position, wanted.row_position);
+  check_equal("counters", counters, {0, 0});
 }
 
 void run_sort(const Options& options) {
