@@ -36,6 +36,10 @@ def _several_warps_in_k(tactic: Tactic) -> bool:
     return tactic["warps_k"] > 1
 
 
+def _one_stage_a_tile(tactic: Tactic) -> bool:
+    return tactic["stages"] > 2
+
+
 def _tall_warps(tactic: Tactic) -> bool:
     return tactic["cta_m"] // tactic["warps_m"] >= 32
 
@@ -80,6 +84,7 @@ class BrokenKernel:
 
 MAINLOOP = "gemm/mainloop.cuh"
 LOADER = "gemm/stage_loader.cuh"
+QUEUE = "gemm/tile_queue.cuh"
 SCHEDULER = "gemm/tile_scheduler.cuh"
 EPILOGUE = "gemm/epilogue.cuh"
 SORT = "routing/sort_by_expert.cu"
@@ -174,7 +179,7 @@ BROKEN_KERNELS = [
             Edit(
                 LOADER,
                 "if (!ACopy::owns_pass(pass)) return;",
-                "if (!ACopy::owns_pass(pass) || !(a_live_ & (1u << pass))) return;",
+                "if (!ACopy::owns_pass(pass) || !(live_ & (1u << pass))) return;",
             )
         ],
         "one_row",
@@ -182,7 +187,7 @@ BROKEN_KERNELS = [
     BrokenKernel(
         "chunk_past_k_copied",
         {"out-of-bounds"},
-        [Edit(LOADER, ">= k_in_tile) a_live_ = 0;", "> k_in_tile) a_live_ = 0;")],
+        [Edit(LOADER, ">= k_in_tile) live_ &= ~kACopies;", "> k_in_tile) live_ &= ~kACopies;")],
         "k_shorter_than_the_ring",
     ),
     BrokenKernel(
@@ -248,15 +253,39 @@ BROKEN_KERNELS = [
     BrokenKernel(
         "fragments_of_a_taller_tile_forgotten",
         {"wrong-result"},
-        [
-            Edit(
-                MAINLOOP,
-                "load_a_share<Config::kMmasM, kPairs - kPairsBefore>",
-                "load_a_share<kBlocks, kPairs - kPairsBefore>",
-            )
-        ],
+        [Edit(MAINLOOP, "load_a_from<kBlocks - kBlocksBefore>();", "")],
         "several_tiles_of_one_cta",
         _tall_warps,
+    ),
+    BrokenKernel(
+        "next_tile_read_before_it_is_known",
+        {"race", "uninitialised"},
+        [Edit(MAINLOOP, "__syncthreads();  // the loader may have entered a tile", "")],
+        "more_m_tiles_than_a_band",
+        _one_stage_a_tile,
+    ),
+    BrokenKernel(
+        "queue_of_tiles_too_short",
+        {"race", "wrong-result"},
+        [
+            Edit("gemm/problem.h", "kLength = 8", "kLength = 2"),
+            Edit(QUEUE, "static_assert(kLength > Config::kStages,", "static_assert(kLength,"),
+        ],
+        "more_m_tiles_than_a_band",
+        _one_stage_a_tile,
+    ),
+    BrokenKernel(
+        "tiles_left_out",
+        {"wrong-result"},
+        [
+            Edit(
+                QUEUE,
+                "kFixedTiles * gridDim.x + atomicAdd",
+                "kFixedTiles * gridDim.x + 1 + atomicAdd",
+            )
+        ],
+        "more_m_tiles_than_a_band",
+        _one_stage_a_tile,
     ),
     BrokenKernel(
         "warps_added_up_without_barrier",
