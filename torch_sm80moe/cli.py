@@ -1,4 +1,4 @@
-"""The command line: `sm80moe info`, `demo` and `bench`."""
+"""The command line: `sm80moe info`, `demo`, `bench` and `report`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,13 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure the layer against the device's limits")
     bench_options.add_arguments(bench)
     bench.set_defaults(run=_run_bench)
+
+    report = commands.add_parser("report", help="turn results of bench into a page with plots")
+    report.add_argument("files", type=Path, nargs="+", metavar="FILE", help="results of one device")
+    report.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    report.add_argument("--compare", type=Path, metavar="FILE", help="a result from before")
+    report.add_argument("--targets", type=Path, metavar="FILE", help="default: those of a clone")
+    report.set_defaults(run=_run_report)
     return parser
 
 
@@ -74,3 +81,18 @@ def _run_bench(options: argparse.Namespace) -> None:
         raise CommandError(str(error)) from error
     if not all_right:
         raise CommandError("every result must be right, got wrong ones (named above)")
+
+
+def _run_report(options: argparse.Namespace) -> None:
+    from torch_sm80moe.bench.results import ResultError
+
+    try:
+        from torch_sm80moe.bench.report import page
+    except ModuleNotFoundError as error:
+        raise CommandError(
+            f"{error.name} must be installed: pip install torch_sm80moe[bench]"
+        ) from error
+    try:
+        print(page.write(options.files, options.out, options.compare, options.targets))
+    except ResultError as error:
+        raise CommandError(str(error)) from error

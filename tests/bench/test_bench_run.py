@@ -35,6 +35,7 @@ def test_every_cell_is_printed_and_written(plan, capsys):
     row = content["cells"][0]
     assert row["us"]["median"] == pytest.approx(100 / row["calls_per_replay"])
     assert row["floor_us"] == pytest.approx(2 * SMALL.expert_bytes / RATE * 1e6)
+    assert row["short_floor_us"] == pytest.approx(row["floor_us"] / 2)
     assert row["times_floor"] == pytest.approx(row["us"]["median"] / row["floor_us"])
     assert 0 < row["relative_error"] < 1e-2
     assert (content["missing"], content["wrong"]) == ([], [])

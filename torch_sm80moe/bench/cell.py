@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,19 +14,29 @@ from torch_sm80moe.bench.plan import Cell, Plan
 from torch_sm80moe.bench.summary import Summary
 
 
-def limits_for(dtype: str, ceilings: dict[str, Ceiling]) -> Limits:
-    """Return the ceilings that were measured in the loop that times the cells."""
-    return Limits(ceilings["dram_read"].sustained.median, ceilings[f"mma_{dtype}"].sustained.median)
+class DeviceLimits(NamedTuple):
+    """The ceilings in the loop that times the cells, and just after a rest."""
+
+    sustained: Limits
+    short: Limits
 
 
-def measure(cell: Cell, layers: layer.Layers, limits: Limits, plan: Plan) -> dict[str, Any]:
+def limits_for(dtype: str, ceilings: dict[str, Ceiling]) -> DeviceLimits:
+    """Return the ceilings that bound a layer of this dtype."""
+    dram, mma = ceilings["dram_read"], ceilings[f"mma_{dtype}"]
+    return DeviceLimits(
+        Limits(dram.sustained.median, mma.sustained.median), Limits(dram.short, mma.short)
+    )
+
+
+def measure(cell: Cell, layers: layer.Layers, limits: DeviceLimits, plan: Plan) -> dict[str, Any]:
     """Return the cell's row.
 
     Raises:
         AssertionError: an output is wrong.
     """
     case = layer.Case(layers, cell.routing, cell.num_tokens)
-    floor_us = mean_floor_us(case.works, limits)
+    floor_us = mean_floor_us(case.works, limits.sustained)
     num_calls = case.num_calls(floor_us)
     roundings = testing.ROUNDINGS_FUSED_MOE
     replay, error = layer.checked_replay(case, layer.fused_moe, num_calls, roundings, cell)
@@ -38,6 +48,7 @@ def measure(cell: Cell, layers: layer.Layers, limits: Limits, plan: Plan) -> dic
         "us": us._asdict(),
         "floor_us": floor_us,
         "times_floor": us.median / floor_us,
+        "short_floor_us": mean_floor_us(case.works, limits.short),
         **rates(us, num_bytes, cell.model.flops(cell.num_tokens)),
         "weight_bytes": num_bytes,
         "relative_error": error,
