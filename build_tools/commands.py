@@ -16,7 +16,7 @@ from setuptools.errors import BaseError
 from build_tools import environment, flags
 from build_tools.environment import BuildError
 from build_tools.native import LIBRARY, PACKAGE, ROOT, build_library
-from build_tools.receipt import sources_sha256
+from build_tools.receipt import GEMM_SOURCES, sources_sha256
 from build_tools.toolchain import find_cuda_toolkit
 
 
@@ -89,6 +89,7 @@ def _build_info(version: str) -> dict[str, object]:
         "version": version,
         "commit": _commit(),
         "sources_sha256": sources_sha256(),
+        "gemm_sha256": sources_sha256(sources=GEMM_SOURCES),
         "cpu_only": cpu_only,
         "nvcc": None if cpu_only else find_cuda_toolkit().version,
         "architectures": [] if cpu_only else [f"sm_{arch}" for arch in environment.architectures()],

@@ -10,21 +10,25 @@ RECEIPT = ROOT / "tests" / "gpu_receipt.json"
 
 # What decides the behaviour of the wheel.
 _SOURCES = ("build_tools", "kernels", "setup.py", "torch_sm80moe")
+# What decides how fast a tactic is.
+GEMM_SOURCES = ("kernels/common", "kernels/gemm")
 _BUILT = ("_C.so", "_build_info.json")
 
 
-def sources_sha256(root: Path = ROOT) -> str:
+def sources_sha256(root: Path = ROOT, sources: tuple[str, ...] = _SOURCES) -> str:
     """A hash of names and contents, the same in a clone, a copy and an unpacked sdist."""
     digest = hashlib.sha256()
-    for path in sorted(_source_files(root), key=lambda path: path.relative_to(root).as_posix()):
+    for path in sorted(
+        _source_files(root, sources), key=lambda path: path.relative_to(root).as_posix()
+    ):
         data = path.read_bytes()
         digest.update(f"{path.relative_to(root).as_posix()}\0{len(data)}\0".encode())
         digest.update(data)
     return digest.hexdigest()
 
 
-def _source_files(root: Path) -> list[Path]:
-    candidates = [path for name in _SOURCES for path in (root / name, *(root / name).rglob("*"))]
+def _source_files(root: Path, sources: tuple[str, ...]) -> list[Path]:
+    candidates = [path for name in sources for path in (root / name, *(root / name).rglob("*"))]
     return [
         path
         for path in candidates

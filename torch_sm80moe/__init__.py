@@ -6,7 +6,7 @@ Importing registers the operators and touches no GPU.
 from torch_sm80moe import _autograd as _autograd  # makes the operators refuse gradients
 from torch_sm80moe import _cpu as _cpu  # registers the CPU implementations
 from torch_sm80moe import _fake as _fake  # registers the fakes
-from torch_sm80moe import reference
+from torch_sm80moe import _ops, reference
 from torch_sm80moe._version import __version__
 from torch_sm80moe.functional import (
     Tactic,
@@ -22,6 +22,7 @@ from torch_sm80moe.functional import (
     workspace_size,
 )
 from torch_sm80moe.layers import FusedExperts, FusedMoE
+from torch_sm80moe.tuning.loading import load_tuning, load_when_cuda_starts
 
 __all__ = [
     "FusedExperts",
@@ -33,6 +34,7 @@ __all__ = [
     "fused_moe",
     "fused_moe_out",
     "grouped_gemm",
+    "load_tuning",
     "reference",
     "select_tactic",
     "sort_by_expert",
@@ -40,3 +42,6 @@ __all__ = [
     "topk_route",
     "workspace_size",
 ]
+
+if _ops.HAS_KERNELS:
+    load_when_cuda_starts()

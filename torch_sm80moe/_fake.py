@@ -95,6 +95,11 @@ def _combine(
     return rows.new_empty(_shapes.combine(rows, topk_weights, row_position))
 
 
+@_fake("set_tuning")
+def _set_tuning(measurements: torch.Tensor, device_index: int) -> None:
+    _shapes.set_tuning(measurements, device_index)
+
+
 @_fake("tactic_table")
 def _tactic_table() -> torch.Tensor:
     return torch.empty((_NUM_TACTICS, len(_ops.TACTIC_COLUMNS)), dtype=torch.int32)

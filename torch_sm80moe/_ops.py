@@ -48,11 +48,21 @@ def _no_tactics() -> torch.Tensor:
 
 
 def _no_selection(
-    num_rows: int, num_experts: int, n: int, k: int, epilogue: int, device_index: int
+    num_rows: int,
+    num_experts: int,
+    n: int,
+    k: int,
+    epilogue: int,
+    dtype: int,
+    device_index: int,
 ) -> int:
     raise RuntimeError(
         "select_tactic: the installation must contain CUDA kernels, got a CPU-only one"
     )
+
+
+def _no_tuning(measurements: torch.Tensor, device_index: int) -> None:
+    raise RuntimeError("set_tuning: the installation must contain CUDA kernels, got a CPU-only one")
 
 
 def _no_workspace(
@@ -74,6 +84,7 @@ def _define_in_python(library: torch.library.Library) -> None:
         library.define(schema)
     library.impl("tactic_table", _no_tactics, "CompositeExplicitAutograd")
     library.impl("select_tactic", _no_selection, "CompositeExplicitAutograd")
+    library.impl("set_tuning", _no_tuning, "CompositeExplicitAutograd")
     library.impl("workspace_size", _no_workspace, "CompositeExplicitAutograd")
     library.impl("configure", _no_configuration, "CompositeExplicitAutograd")
 
@@ -116,6 +127,7 @@ grouped_gemm: Callable[..., torch.Tensor] = overload("grouped_gemm")
 combine: Callable[..., torch.Tensor] = overload("combine")
 tactic_table: Callable[[], torch.Tensor] = overload("tactic_table")
 select_tactic: Callable[..., int] = overload("select_tactic")
+set_tuning: Callable[[torch.Tensor, int], None] = overload("set_tuning")
 workspace_size: Callable[..., int] = overload("workspace_size")
 configure: Callable[..., None] = overload("configure")
 

@@ -19,8 +19,9 @@ SCHEMAS: tuple[str, ...] = (
     " *, int top_k=1, int epilogue=0, int tactic=-1) -> Tensor",
     "combine(Tensor rows, Tensor topk_weights, Tensor row_position) -> Tensor",
     "tactic_table() -> Tensor",
-    "select_tactic(int num_rows, int num_experts, int n, int k, int epilogue, int device_index)"
-    " -> int",
+    "select_tactic(int num_rows, int num_experts, int n, int k, int epilogue, int dtype,"
+    " int device_index) -> int",
+    "set_tuning(Tensor measurements, int device_index) -> ()",
     "workspace_size(int num_tokens, int num_experts, int top_k, int hidden_size,"
     " int intermediate_size) -> int",
     "configure(int? shared_memory_limit=None, int? workspace_limit=None) -> ()",

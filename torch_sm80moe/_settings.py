@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 
 def _read_bytes(name: str) -> int:
@@ -24,6 +25,12 @@ SHARED_MEMORY_LIMIT = _read_bytes("SM80MOE_SHARED_MEMORY_LIMIT")
 
 # Bytes of workspace that a call of fused_moe may use; 0 means the default.
 WORKSPACE_LIMIT = _read_bytes("SM80MOE_WORKSPACE_LIMIT")
+
+# Tuning files, separated as in PATH; empty for none, None for the file in the user's folder.
+TUNING = os.environ.get("SM80MOE_TUNING")
+
+# The user's folder of settings, by the XDG specification.
+CONFIG_HOME = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))
 
 # Whether the Python functions refuse expert ids outside [0, E); the check synchronises the device.
 CHECK_IDS = _read_flag("SM80MOE_CHECK_IDS")

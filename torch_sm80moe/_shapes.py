@@ -14,7 +14,9 @@ import torch
 
 MAX_EXPERTS = 1024
 EPILOGUES = ("none", "swiglu")  # An epilogue's number is its index.
+DTYPES = ("float32", "float16", "bfloat16")  # Likewise, where an operator takes a dtype's number.
 SWIGLU = EPILOGUES.index("swiglu")
+TUNING_COLUMNS = ("dtype", "epilogue", "num_experts", "n", "k", "num_rows", "tactic")
 
 _ACTIVATIONS = (torch.float16, torch.bfloat16)
 _LOGITS = (torch.float32, torch.float16, torch.bfloat16)
@@ -175,13 +177,24 @@ def combine(
     return topk_weights.size(0), rows.size(1)
 
 
-def select_tactic(num_rows: int, num_experts: int, n: int, k: int) -> None:
-    """Check the sizes given to `select_tactic`."""
+def select_tactic(num_rows: int, num_experts: int, n: int, k: int, dtype: torch.dtype) -> None:
+    """Check the arguments of `select_tactic`."""
     op = "select_tactic"
+    if dtype not in _ACTIVATIONS:
+        raise TypeError(f"{op}: dtype must be float16 or bfloat16, got {dtype_name(dtype)}")
     _require_int(op, "num_rows", num_rows, 1, _MAX_INT)
     _require_int(op, "num_experts", num_experts, 1, MAX_EXPERTS)
     _require_int(op, "n", n, 1, _MAX_INT)
     _require_int(op, "k", k, 1, _MAX_INT)
+
+
+def set_tuning(measurements: torch.Tensor, device_index: int) -> None:
+    """Check the arguments of `set_tuning`."""
+    op = "set_tuning"
+    _require_dtype(op, "measurements", measurements, (torch.int32,))
+    _require_shape(op, "measurements", measurements, ("R", len(TUNING_COLUMNS)))
+    _require_contiguous(op, "measurements", measurements)
+    _require_int(op, "device_index", device_index, 0, _MAX_INT)
 
 
 def workspace_size(
@@ -217,8 +230,8 @@ def _require_dtype(
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
     if tensor.dtype not in allowed:
-        names = " or ".join(_dtype_name(dtype) for dtype in allowed)
-        raise TypeError(f"{op}: {name} must be {names}, got {_dtype_name(tensor.dtype)}")
+        names = " or ".join(dtype_name(dtype) for dtype in allowed)
+        raise TypeError(f"{op}: {name} must be {names}, got {dtype_name(tensor.dtype)}")
 
 
 def _require_shape(op: str, name: str, tensor: torch.Tensor, shape: Sequence[Size]) -> None:
@@ -300,7 +313,8 @@ def _require_device(
         )
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name without its module."""
     return str(dtype).removeprefix("torch.")
 
 

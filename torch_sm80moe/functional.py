@@ -403,6 +403,7 @@ def select_tactic(
     k: int,
     *,
     epilogue: str = "none",
+    dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str | int | None = None,
 ) -> int:
     """Return the tactic that -1 means for a grouped GEMM of this size.
@@ -413,6 +414,7 @@ def select_tactic(
         n: N, rows of an expert's weight (gate and up together for "swiglu").
         k: K, the depth of the sum.
         epilogue: "none" or "swiglu".
+        dtype: float16 or bfloat16.
         device: a CUDA device; None means the current one.
 
     Returns:
@@ -421,22 +423,25 @@ def select_tactic(
     Raises:
         ValueError: a size is out of range, the epilogue is unknown, or the device is no CUDA
             device.
+        TypeError: the dtype is another.
         RuntimeError: there are no CUDA kernels, or there is no CUDA device.
 
     Behaviour:
-        Decided on the host from the sizes and the device's properties; nothing is measured.
+        Decided on the host, by the measurements of a tuning file where one is in use and covers
+        the size, otherwise by an estimate from the device's properties. Nothing is measured.
 
     Source:
-        `kernels/gemm/select_tactic.cpp`.
+        `kernels/gemm/choose_tactic.cpp`; see `docs/tactics.md`.
 
     Example:
         >>> select_tactic(8, 64, 2048, 2048)  # doctest: +SKIP
         0
     """
-    _shapes.select_tactic(num_rows, num_experts, n, k)
+    _shapes.select_tactic(num_rows, num_experts, n, k, dtype)
     number = _epilogue_number("select_tactic", epilogue)
     index = _cuda_index("select_tactic", device)
-    return _ops.select_tactic(num_rows, num_experts, n, k, number, index)
+    dtype_number = _shapes.DTYPES.index(_shapes.dtype_name(dtype))
+    return _ops.select_tactic(num_rows, num_experts, n, k, number, dtype_number, index)
 
 
 def workspace_size(
@@ -553,4 +558,5 @@ def _cuda_index(op: str, device: torch.device | str | int | None) -> int:
         return 0  # The operator refuses by itself.
     if not torch.cuda.is_available():
         raise RuntimeError(f"{op}: device must be a CUDA device, got a machine without one")
+    torch.cuda.init()  # With CUDA start tuning files.
     return torch.cuda.current_device() if chosen.index is None else chosen.index

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import platform
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from torch_sm80moe import _ops, functional
+from torch_sm80moe._build import build_info
 from torch_sm80moe._version import __version__
+from torch_sm80moe.tuning import loading
 
-_BUILD_INFO = Path(__file__).with_name("_build_info.json")
 _MIN_MAJOR = 8
 # The CUDA that compiled the kernels -> the oldest driver that loads them, whatever CUDA torch has.
 OLDEST_DRIVER = {12: "R525", 13: "R580"}
@@ -31,6 +30,7 @@ def print_info() -> None:
         ("torch_sm80moe", _version(build)),
         ("kernels", _kernels(build)),
         ("device", "\n".join(_devices(build)) or "no CUDA device"),
+        ("tuning", "\n".join(_tuning()) or "none, tactics are estimated"),
         ("driver", _driver(build)),
         ("torch", f"{torch.__version__}, built for {_torch_target()}"),
         ("transformers", _transformers()),
@@ -41,14 +41,6 @@ def print_info() -> None:
     console.print(_operators())
     for sentence in missing(build):
         console.print(f"[yellow]missing:[/] {sentence}", soft_wrap=True)
-
-
-def build_info() -> dict[str, Any]:
-    """Return what the build wrote beside this file; nothing when run from a clone."""
-    if not _BUILD_INFO.exists():
-        return {}
-    content: dict[str, Any] = json.loads(_BUILD_INFO.read_text())
-    return content
 
 
 def missing(build: dict[str, Any]) -> list[str]:
@@ -138,6 +130,11 @@ def _code_for(major: int, minor: int, build: dict[str, Any]) -> str:
     if usable:
         return f"runs sm_{max(usable)} code"
     return f"compiles {build['ptx']} PTX at first use" if build.get("ptx") else "no code for it"
+
+
+def _tuning() -> list[str]:
+    """Say which files the devices' tactics come from; they were read when CUDA started."""
+    return [f"cuda:{index} {path}" for index, paths in loading.in_use.items() for path in paths]
 
 
 def _needed_cuda(build: dict[str, Any]) -> int | None:

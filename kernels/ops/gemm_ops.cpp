@@ -1,10 +1,7 @@
 #include "ops/gemm_ops.h"
 
-#include <cstring>
 #include <limits>
 
-#include "gemm/launch.h"
-#include "gemm/select_tactic.h"
 #include "ops/run_gemm.h"
 
 namespace sm80moe::ops {
@@ -67,44 +64,6 @@ Tensor grouped_gemm(Tensor a, Tensor w, Tensor expert_offsets, std::optional<Ten
   args.out = out.data_ptr();
   run_gemm(check, device, args, element_type(a), kind, "tactic", tactic);
   return out;
-}
-
-Tensor tactic_table() {
-  constexpr int64_t kColumns = sizeof(gemm::Tactic) / sizeof(int) + 1;
-  constexpr int64_t sizes[] = {gemm::kNumTactics, kColumns}, strides[] = {kColumns, 1};
-  AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(2, sizes, strides, aoti_torch_dtype_int32(),
-                                                  aoti_torch_device_type_cpu(), 0, &handle));
-  Tensor rows(handle);
-  const auto& table = gemm::launch_table_for(ElementType::kBFloat16, gemm::EpilogueKind::kStore);
-  auto* row = static_cast<int32_t*>(rows.data_ptr());
-  for (int id = 0; id < gemm::kNumTactics; ++id, row += kColumns) {
-    std::memcpy(row, &gemm::kTactics[id], sizeof(gemm::Tactic));
-    row[kColumns - 1] = table.smem_bytes[id];
-  }
-  return rows;
-}
-
-int64_t select_tactic(int64_t num_rows, int64_t num_experts, int64_t n, int64_t k, int64_t epilogue,
-                      int64_t device_index) {
-  const Checker check("select_tactic");
-  check.between("num_rows", num_rows, 1, kMaxInt);
-  check.between("num_experts", num_experts, 1, kMaxExperts);
-  check.between("n", n, 1, kMaxInt);
-  check.between("k", k, 1, kMaxInt);
-  check.between("epilogue", epilogue, 0, kLastEpilogue);
-  check.between("device_index", device_index, 0, kMaxInt);
-  DeviceInfo info;
-  const cudaError_t status = get_device_info(static_cast<int>(device_index), &info);
-  if (status != cudaSuccess)
-    check.fail("device_index must name a CUDA device, got ", device_index, " (",
-               cudaGetErrorString(status), ")");
-  const gemm::GemmShape shape{static_cast<int>(num_rows), static_cast<int>(num_experts),
-                              static_cast<int>(n), static_cast<int>(k)};
-  return gemm::select_tactic(
-      shape,
-      gemm::launch_table_for(ElementType::kBFloat16, static_cast<gemm::EpilogueKind>(epilogue)),
-      info);
 }
 
 }  // namespace sm80moe::ops

@@ -7,6 +7,7 @@
 #include "ops/gemm_ops.h"
 #include "ops/routing_ops.h"
 #include "ops/settings.h"
+#include "ops/tactic_ops.h"
 
 #ifndef SM80MOE_NAMESPACE
 #define SM80MOE_NAMESPACE sm80moe
@@ -35,6 +36,7 @@ SM80MOE_LIBRARY_IMPL(SM80MOE_NAMESPACE, CompositeExplicitAutograd, m) {
   namespace ops = sm80moe::ops;
   m.impl("tactic_table", TORCH_BOX(&ops::tactic_table));
   m.impl("select_tactic", TORCH_BOX(&ops::select_tactic));
+  m.impl("set_tuning", TORCH_BOX(&ops::set_tuning));
   m.impl("workspace_size", TORCH_BOX(&ops::workspace_size));
   m.impl("configure", TORCH_BOX(&ops::configure));
 }

@@ -1,25 +1,27 @@
 #include "ops/run_gemm.h"
 
-#include "gemm/select_tactic.h"
+#include "gemm/choose_tactic.h"
 
 namespace sm80moe::ops {
 namespace {
 
-int resolve_tactic(const Checker& check, const DeviceInfo& info, const gemm::LaunchTable& table,
-                   const gemm::GemmShape& shape, const char* argument, int64_t tactic) {
+int resolve_tactic(const Checker& check, const DeviceScope& device,
+                   const gemm::GemmProblem& problem, const char* argument, int64_t tactic) {
+  const DeviceInfo& info = device.info();
   check.between(argument, tactic, kSelect, gemm::kNumTactics - 1, "the last tactic");
   if (tactic == kSelect) {
-    const int selected = gemm::select_tactic(shape, table, info);
+    const int selected = gemm::choose_tactic(problem, device.index(), info);
     if (selected == gemm::kNoTactic)
       check.fail("a tactic must fit the device's shared memory, got ", info.smem_per_cta,
                  " bytes a CTA");
     return selected;
   }
-  const int id = static_cast<int>(tactic);
-  if (!gemm::tactic_fits(table, id, shape.num_experts, info))
+  const int id = static_cast<int>(tactic), num_experts = problem.shape.num_experts;
+  const gemm::LaunchTable& table = gemm::launch_table_for(problem.type, problem.epilogue);
+  if (!gemm::tactic_fits(table, id, num_experts, info))
     check.fail(argument, " must fit the device's shared memory of ", info.smem_per_cta,
                " bytes a CTA, got tactic ", id, ", which needs ",
-               gemm::smem_bytes(table, id, shape.num_experts));
+               gemm::smem_bytes(table, id, num_experts));
   return id;
 }
 
@@ -44,10 +46,11 @@ void set_activations(gemm::GroupedGemmArgs& args, const void* a, int64_t num_row
 
 void run_gemm(const Checker& check, const DeviceScope& device, const gemm::GroupedGemmArgs& args,
               ElementType type, gemm::EpilogueKind epilogue, const char* argument, int64_t tactic) {
-  const gemm::LaunchTable& table = gemm::launch_table_for(type, epilogue);
-  const gemm::GemmShape shape{args.num_rows, args.num_experts, args.n, args.k};
-  const int id = resolve_tactic(check, device.info(), table, shape, argument, tactic);
-  device.check_cuda(table.launch[id](args, device.index(), device.info(), device.stream()));
+  const gemm::GemmProblem problem{
+      type, epilogue, {args.num_rows, args.num_experts, args.n, args.k}};
+  const int id = resolve_tactic(check, device, problem, argument, tactic);
+  const auto launch = gemm::launch_table_for(type, epilogue).launch[id];
+  device.check_cuda(launch(args, device.index(), device.info(), device.stream()));
 }
 
 }  // namespace sm80moe::ops

@@ -1,4 +1,4 @@
-"""Which tactic a size gets on several devices; the estimate needs no GPU."""
+"""Which tactic a size gets on several devices, by estimate and by measurements; needs no GPU."""
 
 import itertools
 import re
@@ -65,3 +65,56 @@ def test_a_device_that_holds_no_tactic_gets_none(program: Path) -> None:
 
 def test_the_most_experts_and_rows(program: Path) -> None:
     assert select(program, (1024, 8192, 8192), 2**31 - 1)[0] >= 0
+
+
+GEMM = GEMMS["many_small_experts_1"]
+FIRST, LAST = 4, 5  # tactics that neither 100 nor 3000 rows get by estimate
+MEASURED = [100, FIRST, 3000, LAST]
+MIDDLE = 547  # of 100 and 3000, by ratio
+
+
+def test_what_was_measured_is_not_what_is_estimated(program: Path) -> None:
+    for rows in (1, 99, 100, 300, MIDDLE, 1000, 3000):
+        assert select(program, GEMM, rows)[0] not in (FIRST, LAST)
+
+
+@pytest.mark.parametrize(
+    ("rows", "tactic"),
+    [(100, FIRST), (101, FIRST), (MIDDLE, FIRST), (MIDDLE + 1, LAST), (2999, LAST), (3000, LAST)],
+)
+def test_the_nearest_measurement_decides(program: Path, rows: int, tactic: int) -> None:
+    assert select(program, GEMM, rows, measured=MEASURED)[0] == tactic
+
+
+@pytest.mark.parametrize("rows", [1, 99, 3001, 10**6, 2**31 - 1])
+def test_beyond_the_measurements_the_estimate_decides(program: Path, rows: int) -> None:
+    assert select(program, GEMM, rows, measured=MEASURED) == select(program, GEMM, rows)
+
+
+def test_one_measurement_covers_one_size(program: Path) -> None:
+    assert select(program, GEMM, 100, measured=[100, FIRST])[0] == FIRST
+    for rows in (99, 101):
+        assert select(program, GEMM, rows, measured=[100, FIRST]) == select(program, GEMM, rows)
+
+
+def test_the_last_of_equal_measurements_counts(program: Path) -> None:
+    assert select(program, GEMM, 100, measured=[100, LAST, 100, FIRST])[0] == FIRST
+
+
+def test_rows_near_the_largest_int(program: Path) -> None:
+    measured = [2**31 - 3, FIRST, 2**31 - 1, LAST]
+    assert select(program, GEMM, 2**31 - 2, measured=measured)[0] == LAST
+
+
+@pytest.mark.parametrize("other", ["device", "experts", "n", "k", "swiglu", "fp16"])
+def test_measurements_of_another_gemm_do_not_count(program: Path, other: str) -> None:
+    options = {f"measured_{other}": 16, "measured": MEASURED}
+    assert select(program, GEMM, 100, **options) == select(program, GEMM, 100)
+
+
+def test_a_measured_tactic_that_does_not_fit_is_not_taken(program: Path) -> None:
+    needed = select(program, GEMM, 100, measured=MEASURED)[2]
+    for smem, taken in ((needed, True), (needed - 1, False)):
+        chosen = select(program, GEMM, 100, measured=MEASURED, smem=smem)
+        assert (chosen[0] == FIRST) == taken
+        assert chosen[2] <= smem

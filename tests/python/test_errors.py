@@ -521,6 +521,8 @@ def test_limits():
         torch_sm80moe.select_tactic(1, 8, 64, 64, epilogue="gelu")
     with pytest.raises(ValueError, match=r"^select_tactic: device must be a CUDA device, got cpu"):
         torch_sm80moe.select_tactic(1, 8, 64, 64, device="cpu")
+    with pytest.raises(TypeError, match=r"^select_tactic: dtype must be .*, got float32"):
+        torch_sm80moe.select_tactic(1, 8, 64, 64, dtype=torch.float32)
 
 
 def test_tensors_that_are_not_there():

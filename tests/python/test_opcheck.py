@@ -62,10 +62,11 @@ def test_operators_without_tensors():
 
 
 @pytest.mark.skipif(not tactic_table(), reason="this installation has no CUDA kernels")
-def test_workspace_size():
+def test_host_operators():
+    check(OPERATORS.set_tuning, torch.zeros(0, 7).int(), 0)
     check(OPERATORS.workspace_size, 5, 4, 2, 64, 72)
 
 
 @pytest.mark.gpu
 def test_select_tactic(cuda):
-    check(OPERATORS.select_tactic, 8, 4, 64, 64, 0, 0)
+    check(OPERATORS.select_tactic, 8, 4, 64, 64, 0, 2, 0)

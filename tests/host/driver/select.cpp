@@ -1,17 +1,19 @@
 // select device=a100 rows=8 experts=128 n=1536 k=2048: the tactic that a GPU would get. Runs
-// nothing.
+// nothing. measured=64,2,512,5 says that 2 was the fastest at 64 rows and 5 at 512; measured_n=...
+// and the like say that it was measured of another GEMM.
 
 #include <cstdio>
 #include <map>
 #include <string>
 
 #include "driver/commands.h"
-#include "gemm/select_tactic.h"
+#include "gemm/choose_tactic.h"
 
 namespace driver {
 namespace {
 
 using sm80moe::DeviceInfo;
+using namespace sm80moe::gemm;
 
 // SMs, capability, shared memory of an SM and of a CTA, reserved for a CTA, DRAM bytes and one SM's
 // mma flops a microsecond: NVIDIA's figures, H100's rates as device_info.cpp works them out.
@@ -21,6 +23,37 @@ const std::map<std::string, DeviceInfo> kDevices = {
     {"h100", {132, 90, 233472, 232448, 1024, 3.08e6, 2450 * 1980.0}},
 };
 
+constexpr int kDevice = 0;
+
+GemmProblem read_problem(const Options& options) {
+  const auto number = [&options](const char* name, int64_t otherwise) {
+    return static_cast<int>(options.number(name, otherwise));
+  };
+  return {sm80moe::ElementType::kBFloat16,
+          EpilogueKind::kStore,
+          {number("rows", 1), number("experts", 8), number("n", 4096), number("k", 4096)}};
+}
+
+// Sets what was measured, of the same GEMM unless the options say otherwise.
+void measure(const Options& options, GemmProblem gemm) {
+  const auto change = [&options](int& value, const char* name) {
+    value = static_cast<int>(options.number(name, value));
+  };
+  change(gemm.shape.num_experts, "measured_experts");
+  change(gemm.shape.n, "measured_n");
+  change(gemm.shape.k, "measured_k");
+  if (options.number("measured_swiglu", 0) != 0) gemm.epilogue = EpilogueKind::kSwiglu;
+  if (options.number("measured_fp16", 0) != 0) gemm.type = sm80moe::ElementType::kFloat16;
+
+  const std::vector<int> words = options.numbers("measured");
+  std::vector<Measurement> measurements;
+  for (size_t i = 0; i + 1 < words.size(); i += 2) {
+    gemm.shape.num_rows = words[i];
+    measurements.push_back({gemm, words[i + 1]});
+  }
+  set_tuning(static_cast<int>(options.number("measured_device", kDevice)), measurements);
+}
+
 }  // namespace
 
 void run_select(const Options& options) {
@@ -28,16 +61,21 @@ void run_select(const Options& options) {
   if (device == kDevices.end()) usage_error("select: device must be a100, a6000 or h100");
   DeviceInfo info = device->second;
   info.smem_per_cta = static_cast<int>(options.number("smem", info.smem_per_cta));
-  const sm80moe::gemm::GemmShape shape{
-      static_cast<int>(options.number("rows", 1)), static_cast<int>(options.number("experts", 8)),
-      static_cast<int>(options.number("n", 4096)), static_cast<int>(options.number("k", 4096))};
-  const auto& table = sm80moe::gemm::launch_table_for(sm80moe::ElementType::kBFloat16,
-                                                      sm80moe::gemm::EpilogueKind::kStore);
-  const int tactic = sm80moe::gemm::select_tactic(shape, table, info);
-  std::printf("selected %d\n", tactic);
-  if (tactic == sm80moe::gemm::kNoTactic) return;
-  const int smem = sm80moe::gemm::smem_bytes(table, tactic, shape.num_experts);
-  std::printf("cta_m %d smem %d\n", sm80moe::gemm::kTactics[tactic].cta_m, smem);
+  const GemmProblem gemm = read_problem(options);
+
+  const int estimated = choose_tactic(gemm, kDevice, info);
+  measure(options, gemm);
+  const int selected = choose_tactic(gemm, kDevice, info);
+  if (choose_tactic(gemm, kDevice, info) != selected) wrong_result("a choice must stay the same");
+  set_tuning(kDevice, {});
+  if (choose_tactic(gemm, kDevice, info) != estimated)
+    wrong_result("without measurements the estimate must decide again");
+
+  std::printf("selected %d\n", selected);
+  if (selected == kNoTactic) return;
+  const int smem =
+      smem_bytes(launch_table_for(gemm.type, gemm.epilogue), selected, gemm.shape.num_experts);
+  std::printf("cta_m %d smem %d\n", kTactics[selected].cta_m, smem);
 }
 
 }  // namespace driver

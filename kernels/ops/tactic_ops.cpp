@@ -1,0 +1,81 @@
+#include "ops/tactic_ops.h"
+
+#include <cstring>
+#include <limits>
+
+#include "gemm/choose_tactic.h"
+
+namespace sm80moe::ops {
+namespace {
+
+constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
+
+gemm::GemmProblem checked_problem(const Checker& check, int64_t dtype, int64_t epilogue,
+                                  int64_t num_experts, int64_t n, int64_t k, int64_t num_rows) {
+  constexpr auto kFirstType = static_cast<int64_t>(ElementType::kFloat16);
+  constexpr auto kLastType = static_cast<int64_t>(ElementType::kBFloat16);
+  constexpr auto kLastEpilogue = static_cast<int64_t>(gemm::EpilogueKind::kSwiglu);
+  check.between("num_rows", num_rows, 1, kMaxInt);
+  check.between("num_experts", num_experts, 1, kMaxExperts);
+  check.between("n", n, 1, kMaxInt);
+  check.between("k", k, 1, kMaxInt);
+  check.between("epilogue", epilogue, 0, kLastEpilogue);
+  check.between("dtype", dtype, kFirstType, kLastType);
+  return {static_cast<ElementType>(dtype),
+          static_cast<gemm::EpilogueKind>(epilogue),
+          {static_cast<int>(num_rows), static_cast<int>(num_experts), static_cast<int>(n),
+           static_cast<int>(k)}};
+}
+
+}  // namespace
+
+Tensor tactic_table() {
+  constexpr int64_t kColumns = sizeof(gemm::Tactic) / sizeof(int) + 1;
+  constexpr int64_t sizes[] = {gemm::kNumTactics, kColumns}, strides[] = {kColumns, 1};
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(2, sizes, strides, aoti_torch_dtype_int32(),
+                                                  aoti_torch_device_type_cpu(), 0, &handle));
+  Tensor rows(handle);
+  const auto& table = gemm::launch_table_for(ElementType::kBFloat16, gemm::EpilogueKind::kStore);
+  auto* row = static_cast<int32_t*>(rows.data_ptr());
+  for (int id = 0; id < gemm::kNumTactics; ++id, row += kColumns) {
+    std::memcpy(row, &gemm::kTactics[id], sizeof(gemm::Tactic));
+    row[kColumns - 1] = table.smem_bytes[id];
+  }
+  return rows;
+}
+
+int64_t select_tactic(int64_t num_rows, int64_t num_experts, int64_t n, int64_t k, int64_t epilogue,
+                      int64_t dtype, int64_t device_index) {
+  const Checker check("select_tactic");
+  const auto problem = checked_problem(check, dtype, epilogue, num_experts, n, k, num_rows);
+  check.between("device_index", device_index, 0, kMaxInt);
+  const int device = static_cast<int>(device_index);
+  DeviceInfo info;
+  const cudaError_t status = get_device_info(device, &info);
+  if (status != cudaSuccess)
+    check.fail("device_index must name a CUDA device, got ", device_index, " (",
+               cudaGetErrorString(status), ")");
+  return gemm::choose_tactic(problem, device, info);
+}
+
+void set_tuning(Tensor measurements, int64_t device_index) {
+  constexpr int64_t kColumns = 7;
+  const Checker check("set_tuning");
+  check.dtype("measurements", measurements, {ScalarType::Int});
+  check.shape("measurements", measurements, {"R", kColumns});
+  check.contiguous("measurements", measurements);
+  if (measurements.is_cuda()) check.fail("measurements must be on the CPU, got a CUDA device");
+  check.between("device_index", device_index, 0, kMaxInt);
+
+  std::vector<gemm::Measurement> measured;
+  const auto* row = static_cast<const int32_t*>(measurements.data_ptr());
+  for (int64_t i = 0; i < measurements.size(0); ++i, row += kColumns) {
+    check.between("tactic", row[6], 0, gemm::kNumTactics - 1, "the last tactic");
+    measured.push_back(
+        {checked_problem(check, row[0], row[1], row[2], row[3], row[4], row[5]), row[6]});
+  }
+  gemm::set_tuning(static_cast<int>(device_index), measured);
+}
+
+}  // namespace sm80moe::ops

@@ -1,0 +1,1 @@
+"""Tactics that were measured on a GPU: the tuner, its file, and how it gets into use."""
