@@ -1,4 +1,4 @@
-"""The command line: `sm80moe info`, `demo`, `bench` and `report`."""
+"""The command line: `sm80moe info`, `demo`, `bench`, `report` and `tune`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from rich.console import Console
+
 from torch_sm80moe import info
 from torch_sm80moe._version import __version__
 from torch_sm80moe.bench import options as bench_options
+from torch_sm80moe.tuning import options as tuning_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--compare", type=Path, metavar="FILE", help="a result from before")
     report.add_argument("--targets", type=Path, metavar="FILE", help="default: those of a clone")
     report.set_defaults(run=_run_report)
+
+    tune = commands.add_parser("tune", help="measure which tactics are the fastest on this GPU")
+    tuning_options.add_arguments(tune)
+    tune.set_defaults(run=_run_tune)
     return parser
 
 
@@ -96,3 +104,20 @@ def _run_report(options: argparse.Namespace) -> None:
         print(page.write(options.files, options.out, options.compare, options.targets))
     except ResultError as error:
         raise CommandError(str(error)) from error
+
+
+def _run_tune(options: argparse.Namespace) -> None:
+    from torch_sm80moe.bench.run import BenchError
+    from torch_sm80moe.tuning.tuner import tune
+
+    # Lines keep their columns, however narrow the terminal is.
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    try:
+        tune(tuning_options.make_plan(options), console)
+    except (BenchError, ValueError) as error:
+        raise CommandError(str(error)) from error
+    except AssertionError as error:
+        raise CommandError(f"every tactic must be right, got {error}") from error
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0]
+        raise CommandError(f"the layer must fit the device's memory, got {reason}") from error

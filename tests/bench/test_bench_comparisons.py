@@ -87,7 +87,7 @@ def two_tactics(monkeypatch):
     table = [functional.Tactic(i, 16, 64, 64, 1, 2, 1, 4, 40000) for i in range(3)]
     monkeypatch.setattr(functional, "tactic_table", lambda: table)
     monkeypatch.setattr(
-        functional, "select_tactic", lambda *sizes, epilogue: int(epilogue == "none")
+        functional, "select_tactic", lambda *sizes, epilogue, dtype: int(epilogue == "none")
     )
     grouped_gemm = functional.grouped_gemm
 

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from torch_sm80moe import _settings, info
+from torch_sm80moe._build import build_info
 from torch_sm80moe._version import __version__
 from torch_sm80moe.bench.clocks import query_nvidia_smi
+from torch_sm80moe.tuning import loading
 
 _NVIDIA_SMI = ("driver_version", "power.limit", "clocks.max.sm", "clocks.max.memory")
 _DISTRIBUTIONS = ("transformers", "vllm", "triton")
@@ -42,9 +44,10 @@ def describe() -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: _version(name) for name in _DISTRIBUTIONS},
         },
-        "build": info.build_info(),
+        "build": build_info(),
         "shared_memory_limit": _settings.SHARED_MEMORY_LIMIT,
         "workspace_limit": _settings.WORKSPACE_LIMIT,
+        "tuning": sorted({path.name for paths in loading.in_use.values() for path in paths}),
     }
 
 

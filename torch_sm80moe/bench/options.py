@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 from torch_sm80moe.bench import plan
+from torch_sm80moe.bench.arguments import join, list_of, one_of, positive, readable
 from torch_sm80moe.bench.models import MODELS, Model, find_model, parse_shape
 from torch_sm80moe.bench.plan import Plan
 from torch_sm80moe.bench.routings import ROUTINGS
@@ -16,17 +16,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of a run."""
     add = parser.add_argument
     models = ", ".join(model.name for model in MODELS)
-    add("--models", type=_list_of(find_model), help=f"some of {models} (beginnings will do)")
+    add("--models", type=list_of(find_model), help=f"some of {models} (beginnings will do)")
     add(
         "--shape",
-        type=_readable(parse_shape),
+        type=readable(parse_shape),
         action="append",
         metavar="E,k,H,I",
         help="another layer; alone it replaces the models",
     )
-    add("--tokens", type=_list_of(_positive), help=f"default: {_join(plan.TOKENS)}")
-    add("--dtype", type=_list_of(_one_of(plan.DTYPES)), default=("bfloat16",))
-    add("--routing", type=_list_of(_one_of(ROUTINGS)), default=("balanced",))
+    add("--tokens", type=list_of(positive), help=f"default: {join(plan.TOKENS)}")
+    add("--dtype", type=list_of(one_of(plan.DTYPES)), default=("bfloat16",))
+    add("--routing", type=list_of(one_of(ROUTINGS)), default=("balanced",))
     add("--stages", action="store_true", help="also the time of each stage, by the profiler")
     add("--tactics", action="store_true", help="also every tactic, against the selected ones")
     add("--rivals", action="store_true", help="also what else is installed, on the same calls")
@@ -52,41 +52,3 @@ def make_plan(options: argparse.Namespace) -> Plan:
         json=options.json,
         time_budget_s=options.time_budget,
     )
-
-
-def _readable(read: Callable[[str], object]) -> Callable[[str], object]:
-    """Let argparse print what a reader objects to."""
-
-    def convert(text: str) -> object:
-        try:
-            return read(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return convert
-
-
-def _list_of(read: Callable[[str], object]) -> Callable[[str], tuple[object, ...]]:
-    def convert(text: str) -> tuple[object, ...]:
-        return tuple(_readable(read)(word) for word in text.split(","))
-
-    return convert
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise ValueError(f"must be a positive number, got {text!r}")
-    return int(text)
-
-
-def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"must be among {_join(choices)}, got {text!r}")
-        return text
-
-    return read
-
-
-def _join(choices: tuple[object, ...]) -> str:
-    return ",".join(map(str, choices))

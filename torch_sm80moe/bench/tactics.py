@@ -27,7 +27,9 @@ def measure(case: Case, num_calls: int, loop: timing.Loop) -> dict[str, Any]:
     sizes = ((2 * intermediate, hidden, "swiglu"), (hidden, intermediate, "none"))
     found = {}
     for name, gemms, (n, k, epilogue) in zip(GEMMS, zip(*pairs, strict=True), sizes, strict=True):
-        selected = functional.select_tactic(rows, case.model.num_experts, n, k, epilogue=epilogue)
+        selected = functional.select_tactic(
+            rows, case.model.num_experts, n, k, epilogue=epilogue, dtype=case.x.dtype
+        )
         us = {
             tactic.id: us
             for tactic in functional.tactic_table()
