@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 from build_tools.gpu_suite import Suite
@@ -59,9 +60,18 @@ def build(folder: Path) -> Path:
     """A wheel of the last commit, compiled from nothing."""
     shutil.rmtree(TREE, ignore_errors=True)
     call("git", "clone", "--quiet", "--depth=1", f"file://{ROOT}", str(TREE))
+    make_as_old_as_the_commit(TREE)
     pip = (sys.executable, "-m", "pip", "wheel", ".", "--no-build-isolation", "--no-deps")
     call(*pip, "--wheel-dir", str(folder), cwd=TREE)
     return _only_wheel(folder)
+
+
+def make_as_old_as_the_commit(tree: Path) -> None:
+    """Because nvcc writes the time of each source and header into the line tables of kernels."""
+    command = ["git", "-C", str(tree), "log", "-1", "--format=%ct"]
+    date = int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    for path in tree.glob("kernels/**/*"):
+        os.utime(path, (date, date))
 
 
 def repair(wheel: Path, folder: Path) -> Path:
@@ -75,10 +85,15 @@ def repair(wheel: Path, folder: Path) -> Path:
 
 def check_same(first: Path, second: Path) -> None:
     """Ends the release if two builds of one commit differ."""
-    digests = [hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in (first, second)]
-    if digests[0] != digests[1]:
-        sys.exit(f"release_build: two builds must give the same bytes, got {digests}")
-    print(f"two builds, the same bytes: {digests[0]}", flush=True)
+    if first.read_bytes() != second.read_bytes():
+        with zipfile.ZipFile(first) as one, zipfile.ZipFile(second) as other:
+            entries = [
+                {(e.filename, e.CRC, e.date_time) for e in z.infolist()} for z in (one, other)
+            ]
+        names = sorted({entry[0] for entry in entries[0] ^ entries[1]})
+        sys.exit(f"release_build: two builds must give the same bytes, got others in {names}")
+    digest = hashlib.sha256(first.read_bytes()).hexdigest()
+    print(f"two builds, the same bytes: {digest}", flush=True)
 
 
 def test(wheel: Path, python: str) -> None:

@@ -1,11 +1,19 @@
 """The steps of a release end with a sentence where one fails."""
 
+import os
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from build_tools.release_build import call, check_compiler, check_same
+from build_tools.release_build import (
+    call,
+    check_compiler,
+    check_same,
+    make_as_old_as_the_commit,
+)
 
 
 def test_a_step_that_fails_ends_the_release() -> None:
@@ -24,11 +32,28 @@ def test_a_compiler_of_another_cuda_ends_the_release() -> None:
         check_compiler("13.0.88")
 
 
+def test_the_sources_become_as_old_as_the_commit(tmp_path: Path) -> None:
+    (tmp_path / "kernels" / "gemm").mkdir(parents=True)
+    sources = [tmp_path / "kernels" / name for name in ("a.cuh", "gemm/b.cu")]
+    for source in sources:
+        source.touch()
+    date = {"GIT_AUTHOR_DATE": "1700000000 +0000", "GIT_COMMITTER_DATE": "1700000000 +0000"}
+    author = ("-c", "user.name=a", "-c", "user.email=a")
+    for command in (("init", "-q"), ("add", "."), (*author, "commit", "-qm", "a")):
+        subprocess.run(["git", *command], cwd=tmp_path, env={**os.environ, **date}, check=True)
+    make_as_old_as_the_commit(tmp_path)
+    assert [source.stat().st_mtime for source in sources] == [1_700_000_000] * 2
+
+
 def test_two_builds_that_differ_end_the_release(tmp_path: Path) -> None:
-    first, second = tmp_path / "first.whl", tmp_path / "second.whl"
-    first.write_bytes(b"one")
-    second.write_bytes(b"one")
-    check_same(first, second)
-    second.write_bytes(b"another")
-    with pytest.raises(SystemExit, match="must give the same bytes"):
-        check_same(first, second)
+    wheels = [tmp_path / "first.whl", tmp_path / "second.whl"]
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel, "w") as opened:
+            opened.writestr(zipfile.ZipInfo("same"), "same")
+            opened.writestr(zipfile.ZipInfo("other"), "same")
+    check_same(*wheels)
+    with zipfile.ZipFile(wheels[1], "w") as opened:
+        opened.writestr(zipfile.ZipInfo("same"), "same")
+        opened.writestr(zipfile.ZipInfo("other"), "other")
+    with pytest.raises(SystemExit, match=r"must give the same bytes, got others in \['other'\]"):
+        check_same(*wheels)
