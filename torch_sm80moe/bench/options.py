@@ -11,6 +11,8 @@ from torch_sm80moe.bench.models import MODELS, Model, find_model, parse_shape
 from torch_sm80moe.bench.plan import Plan
 from torch_sm80moe.bench.routings import ROUTINGS
 
+_RANDOM_MODEL = ""  # of --decode without a folder
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of a run."""
@@ -30,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stages", action="store_true", help="also the time of each stage, by the profiler")
     add("--tactics", action="store_true", help="also every tactic, against the selected ones")
     add("--rivals", action="store_true", help="also what else is installed, on the same calls")
+    add(
+        "--decode",
+        nargs="?",
+        const=_RANDOM_MODEL,
+        metavar="CHECKPOINT",
+        help="instead, tokens a second of a transformers model: random weights, or a folder's",
+    )
     add("--quick", action="store_true", help="fewer tokens and short loops, to try it out")
     add("--json", type=Path, metavar="FILE", help="write the result, after every cell")
     add("--time-budget", type=float, metavar="SECONDS", help="begin nothing that ends later")
@@ -49,6 +58,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
         stages=options.stages,
         tactics=options.tactics,
         rivals=options.rivals,
+        decode=options.decode is not None,
+        checkpoint=Path(options.decode) if options.decode else None,
         json=options.json,
         time_budget_s=options.time_budget,
     )

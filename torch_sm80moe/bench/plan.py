@@ -47,6 +47,8 @@ class Plan:
     stages: bool = False
     tactics: bool = False
     rivals: bool = False
+    decode: bool = False  # a whole model instead of the cells
+    checkpoint: Path | None = None
     json: Path | None = None
     time_budget_s: float | None = None
 
@@ -62,11 +64,14 @@ class Plan:
             "stages": self.stages,
             "tactics": self.tactics,
             "rivals": self.rivals,
+            "decode": self.decode,
             "time_budget_s": self.time_budget_s,
         }
 
     def groups(self) -> Iterator[tuple[Model, str, list[Cell]]]:
         """Return the cells of each set of weights, so that each set is made once."""
+        if self.decode:
+            return
         for model, dtype in itertools.product(self.models, self.dtypes):
             yield (
                 model,

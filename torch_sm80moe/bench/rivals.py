@@ -172,9 +172,14 @@ def _never(case: Case) -> bool:
     return False
 
 
-def _has_native_grouped_mm(case: Case) -> bool:
+def has_native_grouped_mm(dtype: torch.dtype) -> bool:
+    """Whether torch's grouped_mm is a kernel here, and not a loop that waits for the device."""
     major, _ = torch.cuda.get_device_capability()
-    return major in _NATIVE_GROUPED_MM and case.x.dtype == torch.bfloat16
+    return major in _NATIVE_GROUPED_MM and dtype == torch.bfloat16
+
+
+def _has_native_grouped_mm(case: Case) -> bool:
+    return has_native_grouped_mm(case.x.dtype)
 
 
 def _gathered_weights(case: Case) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import torch
@@ -24,12 +25,15 @@ def run(plan: Plan) -> bool:
     """Measure; return whether every cell was right.
 
     Raises:
-        BenchError: there is no device, or no kernels to measure.
+        BenchError: there is nothing to measure, or nowhere to write.
     """
     require_device()
+    require_surroundings(plan)
     bench = Bench(plan)
     with bench.progress, torch.no_grad():
         bench.measure_ceilings()
+        if plan.decode:
+            bench.measure_decode()
         for _, _, group in plan.groups():
             bench.measure_group(group)
         bench.measure_drift()
@@ -43,6 +47,18 @@ def require_device() -> None:
         raise BenchError("a CUDA device must be there to be measured, got none")
     if not _ops.HAS_KERNELS:
         raise BenchError("the installation must contain CUDA kernels, got a CPU-only one")
+
+
+def require_surroundings(plan: Plan) -> None:
+    """Refuse what would fail later, when time has been spent."""
+    if plan.decode and importlib.util.find_spec("transformers") is None:
+        raise BenchError(
+            "transformers must be installed to decode: pip install torch_sm80moe[transformers]"
+        )
+    if plan.checkpoint and not (plan.checkpoint / "config.json").is_file():
+        raise BenchError(f"--decode must be a folder with a config.json, got {plan.checkpoint}")
+    if plan.json and not plan.json.parent.is_dir():
+        raise BenchError(f"--json must be a file in a folder that exists, got {plan.json}")
 
 
 class Bench:
@@ -80,6 +96,8 @@ class Bench:
             self.results.add_ceiling(name, ceiling_row(found), when="before")
             self.console.print(table.ceiling_line(name, found))
             self.progress.advance(self._task)
+        if self.plan.decode:
+            return
         absent = [rival.name for rival in rivals.RIVALS if not rival.is_installed]
         if self.plan.rivals and absent:
             self.console.print(f"not installed: {', '.join(absent)}")
@@ -99,6 +117,28 @@ class Bench:
             self.progress.advance(self._task)
         del layers
         torch.cuda.empty_cache()
+
+    def measure_decode(self) -> None:
+        """Measure how fast a whole model decodes, by implementation of its experts."""
+        from torch_sm80moe.bench import decode
+
+        model = decode.load_model(self.plan.checkpoint)
+        dram = self.ceilings["dram_read"].sustained.median
+        floor_us = decode.bytes_per_token(model) / dram * 1e6
+        session, rows = decode.Session(model), []
+        self.console.print(f"\n{table.decode_head(floor_us)}")
+        for implementation in decode.IMPLEMENTATIONS:
+            self._begin(f"decode with {implementation.name}")
+            if not self.budget.allows("decode"):
+                self.missing.append(f"decode {implementation.name}")
+                continue
+            with self.budget.step("decode"):
+                row = session.row(implementation)
+            rows.append(row)
+            self.results.note(decode={"floor_us": floor_us, "rows": rows})
+            self.console.print(table.decode_line(row))
+            if "error" in row and implementation is decode.OURS:
+                self.wrong.append(f"decode {implementation.name}")
 
     def measure_drift(self) -> None:
         """Measure the ceilings of the floors once more: a device that changed proves nothing."""
@@ -131,8 +171,9 @@ class Bench:
     def finish(self) -> None:
         """Say what is missing, and what was wrong."""
         self.results.note(missing=self.missing, wrong=self.wrong, seconds=self.budget.spent)
-        for line in table.summary_lines(self.results.content["cells"]):
-            self.console.print(line)
+        if not self.plan.decode:
+            for line in table.summary_lines(self.results.content["cells"]):
+                self.console.print(line)
         for what, names in (("not measured", self.missing), ("wrong results", self.wrong)):
             if names:
                 self.console.print(f"{what}: {', '.join(names)}")

@@ -84,6 +84,12 @@ def fastest_after_rest(replay: Callable[[], object], rest_s: float, busy_s: floa
     return min(_samples_us(replay, max(3, math.ceil(busy_s / replay_s))))
 
 
+def elapsed_us(work: Callable[[], object]) -> float:
+    """Time work once, from an idle device on."""
+    torch.cuda.synchronize()
+    return _samples_us(work, 1)[0]
+
+
 def _samples_us(replay: Callable[[], object], num_samples: int) -> list[float]:
     events = [torch.cuda.Event(enable_timing=True) for _ in range(num_samples + 1)]
     events[0].record()

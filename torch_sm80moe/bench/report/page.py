@@ -65,6 +65,7 @@ def _page(measured: Measured, targets: Targets | None, before: Measured | None) 
         yield from _setting(setting, measured, targets)
     if before:
         yield from _comparison(before, measured)
+    yield from _decode(measured)
     yield from _missing(measured)
 
 
@@ -202,6 +203,28 @@ def _comparison(before: Measured, after: Measured) -> Iterator[str]:
         }
         title = f"{setting}: times the floor before over after (above 1 is faster now)"
         yield from _ratios(title, ratios)
+
+
+def _decode(measured: Measured) -> Iterator[str]:
+    for content in measured.contents:
+        if "decode" not in content:
+            continue
+        floor_us = content["decode"]["floor_us"]
+        yield "## Decoding with a whole model"
+        yield ""
+        yield f"One token reads its weights in {floor_us:.0f} us."
+        yield ""
+        yield "| experts | tokens a second | microseconds | times that | same tokens as ours |"
+        yield "|---|---:|---:|---:|---:|"
+        for row in content["decode"]["rows"]:
+            if "error" in row:
+                continue
+            us = row["us_per_token"]["median"]
+            yield (
+                f"| {row['experts']} | {row['tokens_per_second']:.0f} | {us:.0f} | "
+                f"{us / floor_us:.2f} | {row.get('same_tokens', '')} |"
+            )
+        yield ""
 
 
 def _missing(measured: Measured) -> Iterator[str]:
