@@ -11,10 +11,11 @@ from build_tools.native import ROOT
 LAYERS = {
     "common": {"common"},
     "gemm": {"common", "gemm"},
+    "decode": {"common", "decode"},
     "routing": {"common", "routing"},
     "ceilings": {"common", "ceilings"},
     "plan": {"common", "gemm", "routing", "plan"},
-    "ops": {"common", "gemm", "routing", "plan", "ops"},
+    "ops": {"common", "decode", "gemm", "routing", "plan", "ops"},
 }
 # Policies: only the kernel that is composed of them knows them together.
 STRANGERS = {"gemm/mainloop.cuh", "gemm/epilogue.cuh", "gemm/weight_format.cuh"}

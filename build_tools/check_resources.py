@@ -20,8 +20,8 @@ MAX_REGISTERS_PER_THREAD = 255
 REGISTERS_PER_SM = 65536
 _REGISTER_GRANULARITY = 8
 
-# A GEMM without these would be right and slow.
-GEMM_INSTRUCTIONS = ("HMMA", "LDGSTS", "LDSM")
+# By namespace: without these a kernel would be right and slow.
+_REQUIRED_INSTRUCTIONS = {"gemm": ("HMMA", "LDGSTS", "LDSM"), "decode": ("HMMA", "LDGSTS")}
 _LOCAL_MEMORY_INSTRUCTIONS = ("LDL", "STL")
 
 
@@ -36,10 +36,9 @@ class Kernel:
     local_bytes: int  # stack and local memory
     instructions: Counter[str]  # opcode without its modifiers -> count
 
-    @property
-    def is_gemm(self) -> bool:
-        """Whether it lives in namespace sm80moe::gemm."""
-        return self.name.startswith("_ZN7sm80moe4gemm")
+    def is_in(self, namespace: str) -> bool:
+        """Whether it lives in sm80moe::`namespace`."""
+        return self.name.startswith(f"_ZN7sm80moe{len(namespace)}{namespace}")
 
     def problems(self) -> list[str]:
         """What would make it slower than its source promises, or fail at launch."""
@@ -52,11 +51,10 @@ class Kernel:
             found.append("must declare its __launch_bounds__, got none")
         elif self.threads * _rounded(self.registers) > REGISTERS_PER_SM:
             found.append(f"must fit an SM, got {self.threads} threads x {self.registers} registers")
-        missing = [op for op in GEMM_INSTRUCTIONS if self.is_gemm and not self.instructions[op]]
-        if missing:
-            found.append(
-                f"must contain {', '.join(GEMM_INSTRUCTIONS)}, got no {', '.join(missing)}"
-            )
+        for namespace, required in _REQUIRED_INSTRUCTIONS.items():
+            missing = [op for op in required if self.is_in(namespace) and not self.instructions[op]]
+            if missing:
+                found.append(f"must contain {', '.join(required)}, got no {', '.join(missing)}")
         return [f"{self.name} ({self.architecture}): {what}" for what in found]
 
 

@@ -65,6 +65,12 @@ def _no_tuning(measurements: torch.Tensor, device_index: int) -> None:
     raise RuntimeError("set_tuning: the installation must contain CUDA kernels, got a CPU-only one")
 
 
+def _no_decode_limit(device_index: int) -> int:
+    raise RuntimeError(
+        "decode_limit: the installation must contain CUDA kernels, got a CPU-only one"
+    )
+
+
 def _no_workspace(
     num_tokens: int, num_experts: int, top_k: int, hidden_size: int, intermediate_size: int
 ) -> int:
@@ -85,6 +91,7 @@ def _define_in_python(library: torch.library.Library) -> None:
     library.impl("tactic_table", _no_tactics, "CompositeExplicitAutograd")
     library.impl("select_tactic", _no_selection, "CompositeExplicitAutograd")
     library.impl("set_tuning", _no_tuning, "CompositeExplicitAutograd")
+    library.impl("decode_limit", _no_decode_limit, "CompositeExplicitAutograd")
     library.impl("workspace_size", _no_workspace, "CompositeExplicitAutograd")
     library.impl("configure", _no_configuration, "CompositeExplicitAutograd")
 
@@ -128,6 +135,7 @@ combine: Callable[..., torch.Tensor] = overload("combine")
 tactic_table: Callable[[], torch.Tensor] = overload("tactic_table")
 select_tactic: Callable[..., int] = overload("select_tactic")
 set_tuning: Callable[[torch.Tensor, int], None] = overload("set_tuning")
+decode_limit: Callable[[int], int] = overload("decode_limit")
 workspace_size: Callable[..., int] = overload("workspace_size")
 configure: Callable[..., None] = overload("configure")
 

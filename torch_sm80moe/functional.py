@@ -53,7 +53,8 @@ def fused_moe(
         topk_weights: router weights `[T, k]`, float32, last dimension contiguous, same device.
         topk_ids: expert ids `[T, k]`, int32 or int64, last dimension contiguous, same device. An id
             outside `[0, E)` contributes nothing; repeated ids count each time. k may exceed E.
-        tactic_w13: id of the tactic of the first GEMM; -1 selects one by the problem's size.
+        tactic_w13: id of the tactic of the first GEMM; -1 selects one by the problem's size. If
+            neither is forced, few rows (see `decode_limit`) run without tactics.
         tactic_w2: the same for the second GEMM.
 
     Returns:
@@ -442,6 +443,36 @@ def select_tactic(
     index = _cuda_index("select_tactic", device)
     dtype_number = _shapes.DTYPES.index(_shapes.dtype_name(dtype))
     return _ops.select_tactic(num_rows, num_experts, n, k, number, dtype_number, index)
+
+
+def decode_limit(*, device: torch.device | str | int | None = None) -> int:
+    """Return up to how many pairs (T * k) `fused_moe` runs the kernels made for few rows.
+
+    Up to there two kernels run the layer, which have no tactics; beyond, and whenever a tactic is
+    forced, it is sorted and multiplied by grouped GEMMs.
+
+    Args:
+        device: a CUDA device; None means the current one.
+
+    Returns:
+        The largest number of pairs; 0 if the device, or `configure`, leaves those kernels too
+        little shared memory.
+
+    Raises:
+        ValueError: the device is no CUDA device.
+        RuntimeError: there are no CUDA kernels, or there is no CUDA device.
+
+    Behaviour:
+        Decided on the host from the device's properties.
+
+    Source:
+        `kernels/decode/decode.h`.
+
+    Example:
+        >>> decode_limit()  # doctest: +SKIP
+        32
+    """
+    return _ops.decode_limit(_cuda_index("decode_limit", device))
 
 
 def workspace_size(

@@ -27,6 +27,10 @@ SM80MOE_DEVICE float2 unpack_pair(uint32_t pair, __half) {
   return __half22float2(reinterpret_cast<const __half2&>(pair));
 }
 
+// Rounded to nearest even.
+SM80MOE_DEVICE __nv_bfloat16 from_float(float x, __nv_bfloat16) { return __float2bfloat16_rn(x); }
+SM80MOE_DEVICE __half from_float(float x, __half) { return __float2half_rn(x); }
+
 SM80MOE_DEVICE float to_float(float x) { return x; }
 SM80MOE_DEVICE float to_float(__half x) { return __half2float(x); }
 SM80MOE_DEVICE float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }

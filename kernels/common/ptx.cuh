@@ -28,6 +28,16 @@ SM80MOE_DEVICE void cp_async_16(uint32_t dst, const void* src, uint32_t valid) {
                :: "r"(dst), "l"(src), "r"(valid) : "memory");
 }
 
+// The same through L1, for what other warps of the SM copy, too.
+SM80MOE_DEVICE void cp_async_ca_16(uint32_t dst, const void* src, uint32_t valid) {
+  asm volatile("{\n"
+               ".reg .pred ignore_src;\n"
+               "setp.eq.u32 ignore_src, %2, 0;\n"
+               "cp.async.ca.shared.global [%0], [%1], 16, ignore_src;\n"
+               "}"
+               :: "r"(dst), "l"(src), "r"(valid) : "memory");
+}
+
 SM80MOE_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 // Returns when at most kPending of this thread's groups are still in flight. Other threads see the
@@ -35,6 +45,11 @@ SM80MOE_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::
 template <int kPending>
 SM80MOE_DEVICE void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" :: "n"(kPending) : "memory");
+}
+
+// Fetches the 32-byte sector of `address` into L2; nobody waits for it.
+SM80MOE_DEVICE void prefetch_global_l2(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" :: "l"(address));
 }
 
 // Lanes 8i..8i+7 give the row addresses of matrix i; lane l receives elements 2(l%4), 2(l%4)+1 of

@@ -2,6 +2,7 @@
 // Epilogues: what becomes of the fp32 accumulators. A policy names the column order it needs and
 // turns the accumulators of one output block into the pair of values that this thread stores.
 
+#include "common/activation.cuh"
 #include "common/numeric.cuh"
 #include "common/warp.cuh"
 #include "gemm/column_order.cuh"
@@ -25,8 +26,6 @@ struct SwigluEpilogue {
   static constexpr int kWeightRowsPerColumn = 2;
   template <int kWarpN>
   using Columns = GateUpColumns<kWarpN>;
-
-  SM80MOE_DEVICE static float silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
 
   template <int kMmasN>
   SM80MOE_DEVICE static float2 value(const float (&acc)[kMmasN][4], int block, int half) {

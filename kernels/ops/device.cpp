@@ -1,6 +1,7 @@
 #include "ops/device.h"
 
 #include <array>
+#include <limits>
 
 // Only a CUDA build of torch has this symbol. Weak, so that the library also loads beside a
 // CPU-only torch, where no operator ever gets here.
@@ -68,6 +69,16 @@ Tensor DeviceScope::empty(std::initializer_list<int64_t> sizes, ScalarType type)
                                                   strides.data(), dtype_code(type),
                                                   aoti_torch_device_type_cuda(), index_, &handle));
   return Tensor(handle);
+}
+
+DeviceInfo device_info_of(const Checker& check, int64_t device_index) {
+  check.between("device_index", device_index, 0, std::numeric_limits<int32_t>::max());
+  DeviceInfo info;
+  const cudaError_t status = get_device_info(static_cast<int>(device_index), &info);
+  if (status != cudaSuccess)
+    check.fail("device_index must name a CUDA device, got ", device_index, " (",
+               cudaGetErrorString(status), ")");
+  return info;
 }
 
 }  // namespace sm80moe::ops

@@ -32,4 +32,7 @@ class DeviceScope {
   cudaStream_t stream_ = nullptr;
 };
 
+// What is known of the device that an argument named device_index asks for.
+DeviceInfo device_info_of(const Checker& check, int64_t device_index);
+
 }  // namespace sm80moe::ops

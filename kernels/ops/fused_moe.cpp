@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "decode/decode.h"
 #include "ops/run_gemm.h"
 #include "ops/settings.h"
 #include "plan/chunks.h"
@@ -163,9 +164,48 @@ cudaError_t combine(const DeviceScope& device, const Chunk& chunk, const Workspa
   return routing::combine(args, type, device.stream());
 }
 
+decode::LayerArgs decode_args(const Chunk& chunk, const Workspace& work) {
+  const Layer& layer = chunk.layer;
+  decode::LayerArgs args{};
+  args.hidden_states = chunk.hidden_states;
+  args.w13 = layer.w13.data_ptr();
+  args.w2 = layer.w2.data_ptr();
+  args.topk_weights = static_cast<const float*>(chunk.topk_weights);
+  args.topk_ids = chunk.topk_ids;
+  args.intermediate = work.intermediate;
+  args.out = chunk.out;
+  args.hidden_states_row_stride = layer.hidden_states.stride(0);
+  args.w13_expert_stride = layer.w13.stride(0);
+  args.w13_row_stride = layer.w13.stride(1);
+  args.w2_expert_stride = layer.w2.stride(0);
+  args.w2_row_stride = layer.w2.stride(1);
+  args.topk_weights_row_stride = layer.topk_weights.stride(0);
+  args.topk_ids_row_stride = layer.topk_ids.stride(0);
+  args.out_row_stride = chunk.out_stride;
+  args.ids_are_int64 = layer.topk_ids.scalar_type() == ScalarType::Long;
+  args.num_tokens = static_cast<int>(chunk.num_tokens);
+  args.top_k = static_cast<int>(layer.top_k());
+  args.num_experts = static_cast<int>(layer.num_experts());
+  args.hidden_size = static_cast<int>(layer.hidden_size());
+  args.intermediate_size = static_cast<int>(layer.intermediate_size());
+  return args;
+}
+
+// Whether the kernels for few rows run the call. Its size decides, not that of its chunks, so that
+// chunks change no bit.
+bool is_decode(const DeviceScope& device, const Layer& layer) {
+  const bool is_free = layer.tactic_w13 == kSelect && layer.tactic_w2 == kSelect;
+  return is_free && layer.shape().num_rows() <= decode::max_pairs(device.info());
+}
+
 void run_chunk(const Checker& check, const DeviceScope& device, const Chunk& chunk,
                const Workspace& work) {
   const ElementType type = element_type(chunk.layer.hidden_states);
+  if (is_decode(device, chunk.layer)) {
+    device.check_cuda(decode::run_layer(decode_args(chunk, work), type, device.index(),
+                                        device.info(), device.stream()));
+    return;
+  }
   device.check_cuda(sort(device, chunk, work));
   run_gemm(check, device, first_gemm(chunk, work), type, gemm::EpilogueKind::kSwiglu, "tactic_w13",
            chunk.layer.tactic_w13);

@@ -37,6 +37,7 @@ SM80MOE_LIBRARY_IMPL(SM80MOE_NAMESPACE, CompositeExplicitAutograd, m) {
   m.impl("tactic_table", TORCH_BOX(&ops::tactic_table));
   m.impl("select_tactic", TORCH_BOX(&ops::select_tactic));
   m.impl("set_tuning", TORCH_BOX(&ops::set_tuning));
+  m.impl("decode_limit", TORCH_BOX(&ops::decode_limit));
   m.impl("workspace_size", TORCH_BOX(&ops::workspace_size));
   m.impl("configure", TORCH_BOX(&ops::configure));
 }

@@ -3,7 +3,9 @@
 #include <cstring>
 #include <limits>
 
+#include "decode/decode.h"
 #include "gemm/choose_tactic.h"
+#include "ops/device.h"
 
 namespace sm80moe::ops {
 namespace {
@@ -49,14 +51,12 @@ int64_t select_tactic(int64_t num_rows, int64_t num_experts, int64_t n, int64_t 
                       int64_t dtype, int64_t device_index) {
   const Checker check("select_tactic");
   const auto problem = checked_problem(check, dtype, epilogue, num_experts, n, k, num_rows);
-  check.between("device_index", device_index, 0, kMaxInt);
-  const int device = static_cast<int>(device_index);
-  DeviceInfo info;
-  const cudaError_t status = get_device_info(device, &info);
-  if (status != cudaSuccess)
-    check.fail("device_index must name a CUDA device, got ", device_index, " (",
-               cudaGetErrorString(status), ")");
-  return gemm::choose_tactic(problem, device, info);
+  const DeviceInfo info = device_info_of(check, device_index);
+  return gemm::choose_tactic(problem, static_cast<int>(device_index), info);
+}
+
+int64_t decode_limit(int64_t device_index) {
+  return decode::max_pairs(device_info_of(Checker("decode_limit"), device_index));
 }
 
 void set_tuning(Tensor measurements, int64_t device_index) {

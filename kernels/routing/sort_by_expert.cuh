@@ -2,12 +2,11 @@
 // A stable counting sort of pairs by expert. A CTA takes a range of pairs and each of its warps a
 // segment of that: count every segment's experts, turn the counts into first rows, replay.
 
+#include "common/expert_ids.cuh"
 #include "common/warp.cuh"
 #include "routing/routing.h"
 
 namespace sm80moe::routing {
-
-inline constexpr int kInvalidExpert = -1;
 
 struct PairRange {
   int begin, end;
@@ -24,9 +23,7 @@ SM80MOE_DEVICE PairRange part_of(PairRange range, int index, int num_parts) {
 SM80MOE_DEVICE int expert_of(const SortArgs& args, int pair) {
   const int token = pair / args.top_k;
   const int64_t at = token * args.ids_row_stride + (pair - token * args.top_k);
-  const int64_t id = args.ids_are_int64 ? static_cast<const int64_t*>(args.topk_ids)[at]
-                                        : static_cast<const int32_t*>(args.topk_ids)[at];
-  return id >= 0 && id < args.num_experts ? static_cast<int>(id) : kInvalidExpert;
+  return expert_at(args.topk_ids, args.ids_are_int64, at, args.num_experts);
 }
 
 // counts[warp][num_experts] = experts of each warp's segment of `range`; the whole CTA calls.

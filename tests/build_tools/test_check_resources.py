@@ -17,10 +17,15 @@ GEMM = Kernel(
     local_bytes=0,
     instructions=Counter(HMMA=64, LDGSTS=8, LDSM=16),
 )
+DECODE = replace(
+    GEMM,
+    name="_ZN7sm80moe6decode41_GLOBAL__N__df902709_9_decode_cu_663af7e214gate_up_kernelEv",
+    instructions=Counter(HMMA=64, LDGSTS=8),
+)
 ROUTING = replace(GEMM, name="_ZN7sm80moe7routing11topk_kernelEv", instructions=Counter(LDG=1))
 
 
-@pytest.mark.parametrize("kernel", [GEMM, ROUTING])
+@pytest.mark.parametrize("kernel", [GEMM, DECODE, ROUTING])
 def test_a_good_kernel_has_no_problems(kernel: Kernel) -> None:
     assert kernel.problems() == []
 
@@ -35,6 +40,7 @@ def test_a_good_kernel_has_no_problems(kernel: Kernel) -> None:
         (replace(GEMM, threads=384), "must fit an SM, got 384 threads x 255 registers"),
         (replace(GEMM, instructions=Counter(HMMA=1, LDSM=1)), "got no LDGSTS"),
         (replace(GEMM, instructions=Counter(LDGSTS=1, LDSM=1)), "got no HMMA"),
+        (replace(DECODE, instructions=Counter(HMMA=1, LDG=1)), "got no LDGSTS"),
     ],
 )
 def test_a_fault_is_named(kernel: Kernel, expected: str) -> None:

@@ -33,6 +33,7 @@ def test_every_compiled_kernel_runs(
             launched |= run_ok(program, "topk", type=type_, experts=experts, top_k=1).kernels()
     for type_ in ("fp16", "bf16"):
         launched |= run_ok(program, "combine", type=type_).kernels()
+        launched |= run_ok(program, "decode", type=type_).kernels()
     for tokens in (1, 10000):
         launched |= run_ok(program, "sort", tokens=tokens, top_k=2).kernels()
     launched |= run_ok(program, "read").kernels()

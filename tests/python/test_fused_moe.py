@@ -10,6 +10,7 @@ import torch
 
 from torch_sm80moe import (
     configure,
+    decode_limit,
     fused_moe,
     fused_moe_out,
     reference,
@@ -100,13 +101,39 @@ def test_hundreds_of_experts(num_experts, device):
 
 @pytest.mark.sanitizer
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("num_tokens", [1, 17, 150])
+@pytest.mark.parametrize("num_tokens", [1, 8, 17, 150])
 @pytest.mark.parametrize("hazard", HAZARDS)
 def test_hazard(hazard, num_tokens, dtype, device):
     problem = Problem(num_tokens, 8, 4, 72, 104, dtype, hazard)
     inputs = problem.make(device)
     out = check(inputs, problem)
     testing.assert_rounds_as_documented(out, inputs, problem)
+
+
+# Up to 32 pairs the decode kernels run on a GPU, beyond them the others.
+AROUND_THE_LIMIT = [(1, 1), (1, 16), (4, 8), (32, 1), (1, 32), (33, 1), (3, 11)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("hazard", HAZARDS)
+@pytest.mark.parametrize(("num_tokens", "top_k"), AROUND_THE_LIMIT)
+def test_hazard_around_the_limit_of_decode(num_tokens, top_k, hazard, dtype, device):
+    problem = Problem(num_tokens, 33, top_k, 264, 136, dtype, hazard)
+    inputs = problem.make(device)
+    out = check(inputs, problem)
+    testing.assert_rounds_as_documented(out, inputs, problem)
+    assert torch.equal(fused_moe(*inputs), out)
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "intermediate_size"), [(8, 8), (8, 2056), (2056, 8), (72, 1408), (1032, 776)]
+)
+@pytest.mark.parametrize("num_experts", [1, 3, 16])
+@pytest.mark.parametrize("num_tokens", [1, 4, 7])
+def test_few_rows_of_any_size(num_tokens, num_experts, hidden_size, intermediate_size, device):
+    top_k = min(num_experts, 4)
+    problem = Problem(num_tokens, num_experts, top_k, hidden_size, intermediate_size)
+    check(problem.make(device), problem)
 
 
 def test_every_expert_is_chosen(device):
@@ -173,8 +200,9 @@ def test_strided_out_writes_only_its_rows(device):
     assert frame.isnan().sum() == frame.numel() - out.numel()
 
 
-def test_same_bits_every_time(device):
-    inputs = Problem(200, 16, 4, 136, 72).make(device)
+@pytest.mark.parametrize("num_tokens", [1, 8, 200])
+def test_same_bits_every_time(num_tokens, device):
+    inputs = Problem(num_tokens, 16, 4, 136, 72).make(device)
     first = fused_moe(*inputs)
     assert all(torch.equal(fused_moe(*inputs), first) for _ in range(20))
 
@@ -246,6 +274,36 @@ def test_tactics_of_sm86(num_tokens, cuda, shared_memory_of_sm86):
 
 
 @pytest.mark.gpu
+def test_limit_of_decode(cuda):
+    """Forcing a tactic keeps the kernels that have tactics, and so does too little memory."""
+    limit = decode_limit()
+    assert limit == 32
+    for num_tokens in (limit, limit + 1):
+        inputs = Problem(num_tokens, 8, 1, 128, 72).make(cuda)
+        assert runs_decode(inputs) == (num_tokens == limit)
+        assert not runs_decode(inputs, tactic_w13=0)
+        assert not runs_decode(inputs, tactic_w2=0)
+    configure(shared_memory_limit=80 * 1024)
+    try:
+        assert decode_limit() == 0
+        assert not runs_decode(Problem(1, 8, 1, 128, 72).make(cuda))
+    finally:
+        configure(shared_memory_limit=0)
+
+
+def runs_decode(inputs: Inputs, **tactics: int) -> bool:
+    """Ask the profiler which kernels a call runs."""
+    fused_moe(*inputs, **tactics)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        fused_moe(*inputs, **tactics)
+        torch.cuda.synchronize()
+    names = [event.name for event in profile.events() if "sm80moe" in event.name]
+    if not names:
+        pytest.skip("the profiler sees no kernels on this machine")
+    return any("sm80moe::decode" in name for name in names)
+
+
+@pytest.mark.gpu
 def test_tactic_that_does_not_fit_is_refused(cuda):
     inputs = Problem().make(cuda)
     too_large = max(tactic_table(), key=lambda tactic: tactic.smem_bytes)
@@ -259,7 +317,7 @@ def test_tactic_that_does_not_fit_is_refused(cuda):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("num_tokens", [1, 40, 600])
+@pytest.mark.parametrize("num_tokens", [1, 8, 40, 600])
 def test_graph_replay_with_other_routings(num_tokens, cuda):
     static = Problem(num_tokens, 8, 4, 128, 72).make(cuda)
     fused_moe(*static)

@@ -70,3 +70,8 @@ def test_host_operators():
 @pytest.mark.gpu
 def test_select_tactic(cuda):
     check(OPERATORS.select_tactic, 8, 4, 64, 64, 0, 2, 0)
+
+
+@pytest.mark.gpu
+def test_decode_limit(cuda):
+    check(OPERATORS.decode_limit, 0)

@@ -1,6 +1,8 @@
 #pragma once
 // From the template arguments of a launch table to what the reference must compute.
 
+#include <cuda_runtime.h>
+
 #include <type_traits>
 
 #include "driver/instances.h"

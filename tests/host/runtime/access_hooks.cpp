@@ -57,3 +57,4 @@ extern "C" void __tsan_init() {}
 extern "C" uint32_t __tsan_atomic32_load(const uint32_t* address, int) { return *address; }
 extern "C" void __tsan_atomic32_store(uint32_t* address, uint32_t value, int) { *address = value; }
 extern "C" uint8_t __tsan_atomic8_load(const uint8_t* address, int) { return *address; }
+extern "C" void __tsan_atomic8_store(uint8_t* address, uint8_t value, int) { *address = value; }

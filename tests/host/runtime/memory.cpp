@@ -146,15 +146,21 @@ Region* nearest(std::vector<Region>& regions, const char* address) {
   return best ? best : regions.empty() ? nullptr : &regions.front();
 }
 
-void check_in(std::vector<Region>& regions, char* address, size_t bytes, Access access, Site site,
-              const char* out_of_bounds, bool check_races) {
+Region& region_of(std::vector<Region>& regions, char* address, size_t bytes, Access access,
+                  Site site, const char* out_of_bounds) {
   Region* region = nearest(regions, address);
   if (!region) fail(out_of_bounds, format("  %s before anything was allocated\n", verb(access)));
   if (!region->contains(address, bytes))
     report(out_of_bounds, *region, address, access, bytes, site, "", 0);
+  return *region;
+}
+
+void check_in(std::vector<Region>& regions, char* address, size_t bytes, Access access, Site site,
+              const char* out_of_bounds, bool check_races) {
+  Region& region = region_of(regions, address, bytes, access, site, out_of_bounds);
   const uint32_t now = stamp(site);
   for (size_t i = 0; i < bytes; ++i)
-    touch(*region, address + i, access, bytes, site, now, check_races);
+    touch(region, address + i, access, bytes, site, now, check_races);
 }
 
 bool in_program(const char* address) { return address >= &__executable_start && address < &_end; }
@@ -193,6 +199,11 @@ void check_access(const void* address, size_t bytes, Access access, Site site) {
     check_in(shared_regions, at, bytes, access, site, "shared-out-of-bounds", true);
   else if (!in_program(at))
     check_in(tensors, at, bytes, access, site, "out-of-bounds", settings().check_global_races);
+}
+
+void check_bounds(const void* address, size_t bytes, Site site) {
+  char* at = static_cast<char*>(const_cast<void*>(address));
+  region_of(tensors, at, bytes, Access::kRead, site, "out-of-bounds");
 }
 
 void check_alignment(uint64_t address, size_t bytes, Site site) {

@@ -18,6 +18,8 @@ void mark_initialised(const void* address, size_t bytes);
 // Fails unless the access stays inside one tensor, the block's shared memory or the thread's own
 // stack, is read only after it was written, and conflicts with no unordered access.
 void check_access(const void* address, size_t bytes, Access access, Site site);
+// Fails unless the bytes are of one tensor.
+void check_bounds(const void* address, size_t bytes, Site site);
 void check_alignment(uint64_t address, size_t bytes, Site site);
 
 // The bytes belong to a copy in flight: touching them is a failure until the copy has ended.

@@ -100,6 +100,11 @@ void run_copy(const Call& call) {
                                  src_bytes, call.site);
 }
 
+// prefetch.global.L2 [address]. Reads nothing, but has no business outside of a tensor.
+void run_prefetch(const Call& call) {
+  check_bounds(reinterpret_cast<const void*>(call.value(0)), 1, call.site);
+}
+
 void run_commit(const Call&) { current_thread()->copies.commit(); }
 void run_wait_group(const Call& call) {
   current_thread()->copies.wait_for_all_but(static_cast<int>(call.value(0)));
@@ -222,6 +227,7 @@ const struct {
     {"setp.ne.", run_set_if_equal},
     {"cp.async.cg.shared.global", run_copy},
     {"cp.async.ca.shared.global", run_copy},
+    {"prefetch.global.L2", run_prefetch},
     {"cp.async.commit_group", run_commit},
     {"cp.async.wait_group", run_wait_group},
     {"cp.async.wait_all", run_wait_all},

@@ -1,0 +1,49 @@
+#pragma once
+// The whole layer for few rows, in two launches. Plain C++; no Torch, and nothing of the GEMMs.
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "common/device_info.h"
+#include "common/element_type.h"
+
+namespace sm80moe::decode {
+
+// out[t] = sum_j topk_weights[t, j] * (silu(x[t] @ gate_e.T) * (x[t] @ up_e.T)) @ w2_e.T with
+// e = topk_ids[t, j]. A pair p = t * top_k + j is one (token, choice). Strides are in elements.
+struct LayerArgs {
+  const void* hidden_states;  // [num_tokens, hidden_size]
+  const void* w13;            // [num_experts, 2 * intermediate_size, hidden_size]: gates, then ups
+  const void* w2;             // [num_experts, hidden_size, intermediate_size]
+  const float* topk_weights;  // [num_tokens, top_k]
+  const void* topk_ids;       // [num_tokens, top_k] int32 or int64
+  void* intermediate;         // [num_pairs, intermediate_size] contiguous, written and read
+  void* out;                  // [num_tokens, hidden_size]
+  int64_t hidden_states_row_stride;
+  int64_t w13_expert_stride, w13_row_stride;
+  int64_t w2_expert_stride, w2_row_stride;
+  int64_t topk_weights_row_stride;
+  int64_t topk_ids_row_stride;
+  int64_t out_row_stride;
+  bool ids_are_int64;
+  int num_tokens;
+  int top_k;
+  int num_experts;
+  int hidden_size;
+  int intermediate_size;
+};
+
+inline constexpr int kMaxPairs = 32;  // a pair a lane: each warp knows the whole routing by heart
+inline constexpr int kSmemBytes = 98 * 1024;  // of a CTA, at most
+
+// The most pairs that run_layer takes on a device: kMaxPairs, or none if the kernels do not fit.
+inline int max_pairs(const DeviceInfo& info) {
+  return info.smem_per_cta >= kSmemBytes ? kMaxPairs : 0;
+}
+
+// For 1 to max_pairs(info) pairs.
+cudaError_t run_layer(const LayerArgs& args, ElementType type, int device, const DeviceInfo& info,
+                      cudaStream_t stream);
+
+}  // namespace sm80moe::decode

@@ -1,0 +1,84 @@
+#pragma once
+// The second kernel's work: out[t, h] = sum_j topk_weights[t, j] * (intermediate[p] . w2_e[h]).
+
+#include "common/numeric.cuh"
+#include "decode/row_stream.cuh"
+
+namespace sm80moe::decode {
+
+// Two neighbouring columns of the output, which all experts add to, belong to one CTA: its warps
+// share the experts, leave each pair's products in shared memory, and add up at the end.
+SM80MOE_HOST_DEVICE constexpr int column_pairs_of_cta(int hidden_size, int cta, int num_ctas) {
+  return ceil_div(hidden_size / 2 - cta, num_ctas);
+}
+
+template <class T>
+class Down {
+ public:
+  // products: [column pairs of the CTA, num_pairs], two rounded values a word.
+  SM80MOE_DEVICE Down(const LayerArgs& args, const ExpertGroups& groups, uint32_t* products)
+      : args_(args), groups_(groups), products_(products) {
+    const int token = lane_index() / args.top_k, choice = lane_index() - token * args.top_k;
+    if (token < args.num_tokens)
+      router_weight_ = args.topk_weights[token * args.topk_weights_row_stride + choice];
+  }
+
+  SM80MOE_DEVICE Walk walk() const {
+    return Walk(groups_.size(), num_columns(), warp_index(), kWarps);
+  }
+  SM80MOE_DEVICE int num_chunks() const { return args_.intermediate_size / kElementsPerChunk; }
+  SM80MOE_DEVICE const uint4* weights(int expert, int column) const {
+    return chunks_at(args_.w2,
+                     expert * args_.w2_expert_stride + output_column(column) * args_.w2_row_stride);
+  }
+  SM80MOE_DEVICE int64_t second_row_chunks() const {
+    return args_.w2_row_stride / kElementsPerChunk;
+  }
+  SM80MOE_DEVICE const uint4* activations(int pair) const {
+    return chunks_at(args_.intermediate, int64_t{pair} * args_.intermediate_size);
+  }
+  SM80MOE_DEVICE void store(int pair, int column, float first, float second) const {
+    products_[column * num_pairs() + pair] = pack_pair(first, second, T{});
+  }
+  SM80MOE_DEVICE void after_last_load() const {}
+
+  // Once all products are there. One thread adds up two columns of one token.
+  SM80MOE_DEVICE void combine() const {
+    const int num_sums = num_columns() * args_.num_tokens;
+    for (int begin = warp_index() * kWarpSize; begin < num_sums; begin += kWarps * kWarpSize) {
+      const int index = begin + lane_index();
+      const int column = index / args_.num_tokens, token = index - column * args_.num_tokens;
+      float2 sum = {0, 0};
+#pragma unroll 4
+      for (int j = 0; j < args_.top_k; ++j) {
+        const int pair = token * args_.top_k + j;
+        const float weight = __shfl_sync(kFullWarp, router_weight_, pair);
+        if (index >= num_sums || !groups_.is_valid(pair)) continue;
+        const float2 product = unpack_pair(products_[column * num_pairs() + pair], T{});
+        sum.x = fmaf(weight, product.x, sum.x);
+        sum.y = fmaf(weight, product.y, sum.y);
+      }
+      if (index < num_sums) store_columns(token, column, sum);
+    }
+  }
+
+ private:
+  SM80MOE_DEVICE int num_pairs() const { return args_.num_tokens * args_.top_k; }
+  SM80MOE_DEVICE int num_columns() const {
+    return column_pairs_of_cta(args_.hidden_size, blockIdx.x, gridDim.x);
+  }
+  SM80MOE_DEVICE int output_column(int column) const {
+    return 2 * (blockIdx.x + column * gridDim.x);
+  }
+  SM80MOE_DEVICE void store_columns(int token, int column, float2 sum) const {
+    T* row = static_cast<T*>(args_.out) + token * args_.out_row_stride;
+    *reinterpret_cast<uint32_t*>(row + output_column(column)) = pack_pair(sum.x, sum.y, T{});
+  }
+
+  const LayerArgs& args_;
+  const ExpertGroups& groups_;
+  uint32_t* products_;
+  float router_weight_ = 0;  // of this lane's pair
+};
+
+}  // namespace sm80moe::decode

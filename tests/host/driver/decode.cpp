@@ -1,0 +1,198 @@
+// decode tokens=2 top_k=4 experts=8 hidden=72 intermediate=40 seed=1: the whole layer for few rows.
+
+#include "decode/decode.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "driver/commands.h"
+#include "driver/tensor.h"
+#include "runtime/settings.h"
+
+namespace driver {
+namespace {
+
+using sm80moe::ElementType;
+using sm80moe::decode::LayerArgs;
+
+constexpr uint16_t kUntouched = 0xffff;  // the poison of fresh device memory
+
+struct Shape {
+  ElementType type;
+  int tokens, top_k, experts, hidden, intermediate;
+  int pad;  // elements after each row of 16-bit elements, choices after each token's
+  int num_pairs() const { return tokens * top_k; }
+};
+
+Shape read_shape(const Options& options) {
+  const auto number = [&](const char* name, int otherwise) {
+    return static_cast<int>(options.number(name, otherwise));
+  };
+  const bool fp16 = options.text("type", "bf16") == "fp16";
+  return {fp16 ? ElementType::kFloat16 : ElementType::kBFloat16,
+          number("tokens", 1),
+          number("top_k", 2),
+          number("experts", 8),
+          number("hidden", 72),
+          number("intermediate", 40),
+          number("pad", 0)};
+}
+
+// A tensor of short fractions.
+struct Matrix : Tensor<uint16_t> {
+  Matrix(const char* name, int rows, int cols, const Shape& shape, simt::Random& random)
+      : Tensor(name, rows, cols, cols + shape.pad), type(shape.type) {
+    for (int row = 0; row < rows; ++row)
+      for (int col = 0; col < cols; ++col) set(row, col, to_bits(short_fraction(random), type));
+  }
+  double value(int64_t row, int col) const { return to_double(at(row, col), type); }
+  const ElementType type;
+};
+
+template <class Id>
+class Problem {
+ public:
+  Problem(const Shape& shape, const Options& options, simt::Random random)
+      : shape_(shape),
+        x_("hidden_states", shape.tokens, shape.hidden, shape, random),
+        w13_("w13", shape.experts * 2 * shape.intermediate, shape.hidden, shape, random),
+        w2_("w2", shape.experts * shape.hidden, shape.intermediate, shape, random),
+        weights_("topk_weights", shape.tokens, shape.top_k, shape.top_k + shape.pad),
+        ids_("topk_ids", shape.tokens, shape.top_k, shape.top_k + shape.pad),
+        intermediate_("intermediate", shape.num_pairs(), shape.intermediate, shape.intermediate),
+        out_("out", shape.tokens, shape.hidden, shape.hidden + shape.pad) {
+    const std::string ids = options.text("ids", "any");
+    const std::string weights = options.text("weights", "short");
+    for (int pair = 0; pair < shape.num_pairs(); ++pair) {
+      ids_.set(token(pair), choice(pair), id(ids, pair, random));
+      // Sums of large terms that cancel out show their order.
+      const double weight = weights == "cancelling"
+                                ? std::ldexp(pair % 2 ? -1.0 : 1.0, 3 * choice(pair) % 14)
+                                : short_fraction(random);
+      weights_.set(token(pair), choice(pair),
+                   is_valid(pair) ? static_cast<float>(weight) : std::nanf(""));
+    }
+  }
+
+  LayerArgs args() const {
+    LayerArgs args{};
+    args.hidden_states = x_.data();
+    args.w13 = w13_.data();
+    args.w2 = w2_.data();
+    args.topk_weights = weights_.data();
+    args.topk_ids = ids_.data();
+    args.intermediate = intermediate_.data();
+    args.out = out_.data();
+    args.hidden_states_row_stride = x_.stride();
+    args.w13_row_stride = w13_.stride();
+    args.w13_expert_stride = 2 * shape_.intermediate * w13_.stride();
+    args.w2_row_stride = w2_.stride();
+    args.w2_expert_stride = shape_.hidden * w2_.stride();
+    args.topk_weights_row_stride = weights_.stride();
+    args.topk_ids_row_stride = ids_.stride();
+    args.out_row_stride = out_.stride();
+    args.ids_are_int64 = sizeof(Id) == 8;
+    args.num_tokens = shape_.tokens;
+    args.top_k = shape_.top_k;
+    args.num_experts = shape_.experts;
+    args.hidden_size = shape_.hidden;
+    args.intermediate_size = shape_.intermediate;
+    return args;
+  }
+
+  void check() const {
+    for (int pair = 0; pair < shape_.num_pairs(); ++pair)
+      for (int i = 0; i < shape_.intermediate; ++i) check_intermediate(pair, i);
+    for (int t = 0; t < shape_.tokens; ++t)
+      for (int h = 0; h < shape_.hidden; ++h) check_out(t, h);
+  }
+
+ private:
+  int token(int pair) const { return pair / shape_.top_k; }
+  int choice(int pair) const { return pair % shape_.top_k; }
+  Id expert(int pair) const { return ids_.at(token(pair), choice(pair)); }
+  bool is_valid(int pair) const { return expert(pair) >= 0 && expert(pair) < shape_.experts; }
+
+  Id id(const std::string& ids, int pair, simt::Random& random) const {
+    using Limits = std::numeric_limits<Id>;
+    const Id valid = static_cast<Id>(random.below(shape_.experts));
+    const Id wrong[] = {-1, static_cast<Id>(shape_.experts), Limits::min(), Limits::max()};
+    if (ids == "last") return static_cast<Id>(shape_.experts - 1);
+    if (ids == "invalid") return wrong[pair % 4];
+    if (ids == "mixed") return pair % 3 == 1 ? wrong[pair / 3 % 4] : valid;
+    if (ids != "any") usage_error("decode: ids must be any, last, invalid or mixed, got " + ids);
+    return valid;
+  }
+
+  void check_intermediate(int pair, int i) const {
+    const uint16_t bits = intermediate_.at(pair, i);
+    const std::string where = simt::format("  intermediate[%d, %d]", pair, i);
+    if (!is_valid(pair)) {
+      if (bits != kUntouched) wrong_result(where + " must stay untouched");
+      return;
+    }
+    const int64_t gate_row = int64_t{expert(pair)} * 2 * shape_.intermediate + i;
+    double gate = 0, up = 0;
+    for (int h = 0; h < shape_.hidden; ++h) {
+      gate += x_.value(token(pair), h) * w13_.value(gate_row, h);
+      up += x_.value(token(pair), h) * w13_.value(gate_row + shape_.intermediate, h);
+    }
+    const double wanted = gate / (1 + std::exp(-gate)) * up, got = to_double(bits, shape_.type);
+    // The sums are exact, silu adds fp32's own error to the rounding.
+    if (!(std::fabs(got - wanted) <= 1.01 * half_ulp(wanted, shape_.type)))
+      wrong_result(where + simt::format(" must be %g, got %g", wanted, got));
+  }
+
+  // From the kernel's own intermediate values on: a product rounded once, an fp32 sum in the order
+  // of the choices. A token is not judged where fp32's error may decide how a product is rounded.
+  void check_out(int t, int h) const {
+    float wanted = 0;
+    for (int pair = t * shape_.top_k; pair < (t + 1) * shape_.top_k; ++pair) {
+      if (!is_valid(pair)) continue;
+      double product = 0, size = 0;
+      for (int i = 0; i < shape_.intermediate; ++i) {
+        const double term = to_double(intermediate_.at(pair, i), shape_.type) *
+                            w2_.value(int64_t{expert(pair)} * shape_.hidden + h, i);
+        product += term;
+        size += std::fabs(term);
+      }
+      const double error = std::ldexp(size, -20);
+      const uint16_t rounded = to_bits(product, shape_.type);
+      if (rounded != to_bits(product - error, shape_.type) ||
+          rounded != to_bits(product + error, shape_.type))
+        return;
+      wanted = std::fma(weights_.at(t, choice(pair)),
+                        static_cast<float>(to_double(rounded, shape_.type)), wanted);
+    }
+    const double got = to_double(out_.at(t, h), shape_.type);
+    const double exact = to_double(to_bits(wanted, shape_.type), shape_.type);
+    if (got != exact)
+      wrong_result(simt::format("  out[%d, %d] must be %g, got %g", t, h, exact, got));
+  }
+
+  const Shape shape_;
+  const Matrix x_, w13_, w2_;
+  Tensor<float> weights_;
+  Tensor<Id> ids_;
+  const Tensor<uint16_t> intermediate_, out_;
+};
+
+template <class Id>
+void run_problem(const Options& options) {
+  const Shape shape = read_shape(options);
+  const Problem<Id> problem(shape, options, simt::Random(simt::settings().seed));
+  sm80moe::DeviceInfo info;
+  cudaError_t status = sm80moe::get_device_info(0, &info);
+  if (status == cudaSuccess)
+    status = sm80moe::decode::run_layer(problem.args(), shape.type, 0, info, nullptr);
+  if (status != cudaSuccess) wrong_result(simt::format("  the launch failed with %d", status));
+  problem.check();
+}
+
+}  // namespace
+
+void run_decode(const Options& options) {
+  options.number("int64", 0) ? run_problem<int64_t>(options) : run_problem<int32_t>(options);
+}
+
+}  // namespace driver

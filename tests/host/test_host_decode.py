@@ -1,0 +1,47 @@
+"""The layer for few rows on the CPU, by hazard, against fp64."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.host.running import run_ok
+
+pytestmark = pytest.mark.host
+
+LANES = 32 * 8  # elements that a warp reads of a row at a time
+
+HAZARDS: dict[str, dict[str, object]] = {
+    "one_token": {"tokens": 1, "top_k": 8, "experts": 64},
+    "one_pair": {"tokens": 1, "top_k": 1},
+    "one_expert": {"tokens": 4, "top_k": 1, "experts": 1},
+    "repeated_ids": {"tokens": 2, "top_k": 4, "ids": "last"},
+    "most_choices": {"tokens": 1, "top_k": 32, "experts": 4},
+    "most_tokens": {"tokens": 32, "top_k": 1, "experts": 4},
+    "more_pairs_than_a_group": {"tokens": 9, "top_k": 3, "ids": "last"},
+    "half_a_group_and_one": {"tokens": 5, "top_k": 1, "ids": "last"},
+    "all_invalid": {"tokens": 3, "top_k": 4, "ids": "invalid"},
+    "some_invalid": {"tokens": 5, "top_k": 6, "ids": "mixed"},
+    "wide_ids": {"tokens": 5, "top_k": 6, "ids": "mixed", "int64": True},
+    "smallest": {"tokens": 2, "top_k": 2, "hidden": 8, "intermediate": 8},
+    "whole_steps": {"top_k": 3, "hidden": 2 * LANES, "intermediate": LANES},
+    "a_chunk_more": {"top_k": 3, "hidden": LANES + 8, "intermediate": 2 * LANES + 8},
+    "a_chunk_less": {"top_k": 3, "hidden": 2 * LANES - 8, "intermediate": LANES - 8},
+    "rows_longer_than_the_ring": {"hidden": 7 * LANES, "intermediate": 8, "sms": 1},
+    "padded_rows": {"tokens": 3, "top_k": 5, "pad": 8},
+    "one_sm": {"tokens": 2, "top_k": 6, "sms": 1},
+    "more_sms_than_columns": {"tokens": 2, "top_k": 1, "hidden": 8, "intermediate": 8, "sms": 40},
+    "products_of_several_ctas": {"top_k": 32, "hidden": 264, "intermediate": 8, "sms": 1},
+}
+
+
+@pytest.mark.parametrize("type_", ["fp16", "bf16"])
+@pytest.mark.parametrize("hazard", HAZARDS)
+def test_layer_of_few_rows(program: Path, seed: int, hazard: str, type_: str) -> None:
+    outcome = run_ok(program, "decode", type=type_, seed=seed, **HAZARDS[hazard])
+    assert outcome.bank_conflicts()["cp.async"] == 0, str(outcome)
+
+
+@pytest.mark.parametrize("type_", ["fp16", "bf16"])
+def test_sum_is_in_the_order_of_the_choices(program: Path, seed: int, type_: str) -> None:
+    shape = {"tokens": 4, "top_k": 8, "hidden": 136}
+    run_ok(program, "decode", type=type_, weights="cancelling", seed=seed, **shape)
