@@ -29,28 +29,31 @@ __global__ void __launch_bounds__(Config::kThreads)
   extern __shared__ __align__(1024) uint8_t smem[];  // swizzling XORs address bits below a row
 
   const int out_n = args.n / Epilogue::kWeightRowsPerColumn;
-  const ExpertTileScheduler<Config> scheduler(
-      args, out_n, Loader::kColumnsPerTile, reinterpret_cast<int*>(smem + Smem::kSchedulerOffset));
-  TileQueue<Config> tiles(args, scheduler,
-                          reinterpret_cast<TileQueueSlots*>(smem + Smem::kQueueOffset));
+  TileQueue<Config> tiles(args, out_n, Loader::kColumnsPerTile,
+                          reinterpret_cast<TileQueueSlots*>(smem + Smem::kQueueOffset),
+                          reinterpret_cast<int*>(smem + Smem::kSchedulerOffset));
   const uint32_t ring = ptx::shared_address(smem);
   Loader loader(args, tiles, ring);
+  const int second_tile = tiles.claim();
   Loop mainloop(loader, ring);
+  tiles.announce(second_tile);
 
   const int num_k_tiles = ceil_div(args.k, Config::kCtaK);
   ExpertTile tile;
   while (tiles.take_next(tile)) {
     typename Loop::Accumulator acc = {};
     mainloop.run(num_k_tiles, tile.m_end - tile.m_begin, acc);
+    const int claimed = tiles.claim();
 
     Smem::Reduction::run(acc, reinterpret_cast<float*>(smem + Smem::kReductionOffset));
     const int warp = warp_index();
-    if (Loop::warp_k(warp) > 0) continue;
+    if (Loop::warp_k(warp) > 0) continue;  // thread 0 goes on
     const int col0 = tile.tile_n * Loader::kColumnsPerTile +
                      Loop::warp_col(warp) / Epilogue::kWeightRowsPerColumn;
     store_accumulators<T, Epilogue, Config::kWarpN>(static_cast<T*>(args.out), out_n, acc,
                                                     tile.m_begin + Loop::warp_row(warp),
                                                     Config::kRowsPerBlock, tile.m_end, col0);
+    tiles.announce(claimed);
   }
   ptx::cp_async_wait<0>();  // what is left of the ring: zeros that nobody reads
 }

@@ -33,7 +33,6 @@ class Mainloop {
     for (int stage = 0; stage < Config::kStages - 1; ++stage) {
       loader_.template issue<1>(0);
       commit_stage();
-      __syncthreads();  // the loader may have entered a tile
     }
     wait_for_stage();
     load_w<0, 1>(0, 0);

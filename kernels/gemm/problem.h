@@ -42,9 +42,8 @@ struct alignas(16) ExpertTile {
 // A CTA's tiles between its loader and its consumer; see TileQueue.
 struct TileQueueSlots {
   static constexpr int kLength = 8;
-  static constexpr int kFixedTiles = 2;
   ExpertTile tile[kLength];
-  int index[kFixedTiles];
+  int index[kLength];
 };
 
 // Shared memory beside what the tactic needs: the queue of tiles, then the list of experts.

@@ -260,7 +260,7 @@ BROKEN_KERNELS = [
     BrokenKernel(
         "next_tile_read_before_it_is_known",
         {"race", "uninitialised"},
-        [Edit(MAINLOOP, "__syncthreads();  // the loader may have entered a tile", "")],
+        [Edit(QUEUE, "? 1 : Config::kStages + 1;", "? 1 : Config::kStages;")],
         "more_m_tiles_than_a_band",
         _one_stage_a_tile,
     ),
@@ -269,7 +269,7 @@ BROKEN_KERNELS = [
         {"race", "wrong-result"},
         [
             Edit("gemm/problem.h", "kLength = 8", "kLength = 2"),
-            Edit(QUEUE, "static_assert(kLength > Config::kStages,", "static_assert(kLength,"),
+            Edit(QUEUE, "static_assert(kLength > Config::kStages + 1,", "static_assert(kLength,"),
         ],
         "more_m_tiles_than_a_band",
         _one_stage_a_tile,
@@ -280,8 +280,8 @@ BROKEN_KERNELS = [
         [
             Edit(
                 QUEUE,
-                "kFixedTiles * gridDim.x + atomicAdd",
-                "kFixedTiles * gridDim.x + 1 + atomicAdd",
+                "fixed_tiles(args_) * gridDim.x + atomicAdd",
+                "fixed_tiles(args_) * gridDim.x + 1 + atomicAdd",
             )
         ],
         "more_m_tiles_than_a_band",
