@@ -13,10 +13,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from torch_sm80moe import _ops, _shapes
+from torch_sm80moe import _ops, _shapes, reference
 
 _NO_TACTIC = -1
-_FLOAT_MIN, _FLOAT_MAX = torch.finfo(torch.float32).min, torch.finfo(torch.float32).max
 
 _Implementation = TypeVar("_Implementation", bound=Callable[..., Any])
 
@@ -64,16 +63,37 @@ def fused_moe_out(
 
 @_cpu("topk_route")
 def topk_route(
-    router_logits: torch.Tensor, top_k: int, renormalize: bool = True
-) -> tuple[torch.Tensor, torch.Tensor]:
-    _shapes.topk_route(router_logits, top_k)
-    logits = router_logits.float().nan_to_num(nan=_FLOAT_MIN, posinf=_FLOAT_MAX, neginf=_FLOAT_MIN)
-    # A stable sort keeps equal logits in the order of their index; torch.topk promises no order.
-    ids = logits.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
-    weights = logits.softmax(dim=-1).gather(-1, ids)
-    if renormalize:
-        weights = weights / weights.sum(dim=-1, keepdim=True)
-    return weights, ids.to(torch.int32, memory_format=torch.contiguous_format)
+    router_logits: torch.Tensor,
+    top_k: int,
+    renormalize: bool = True,
+    *,
+    scoring: int = 0,
+    correction_bias: torch.Tensor | None = None,
+    n_group: int = 1,
+    topk_group: int = 1,
+    group_score: int = 1,
+    routed_scaling_factor: float = 1.0,
+    expert_map: torch.Tensor | None = None,
+    return_tokens_per_expert: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    _shapes.topk_route(
+        router_logits, top_k, scoring, correction_bias, n_group, topk_group, group_score, expert_map
+    )
+    # The specification in fp32 is already what a CPU should compute.
+    weights, ids, tokens_per_expert = reference.topk_route(
+        router_logits,
+        top_k,
+        renormalize=renormalize,
+        scoring=_shapes.SCORINGS[scoring],
+        correction_bias=correction_bias,
+        n_group=n_group,
+        topk_group=topk_group,
+        group_score=_shapes.GROUP_SCORES[group_score],
+        routed_scaling_factor=routed_scaling_factor,
+        expert_map=expert_map,
+        return_tokens_per_expert=True,
+    )
+    return weights, ids, tokens_per_expert if return_tokens_per_expert else ids.new_empty(0)
 
 
 @_cpu("sort_by_expert")

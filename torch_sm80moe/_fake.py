@@ -53,12 +53,27 @@ def _fused_moe_out(
 
 @_fake("topk_route")
 def _topk_route(
-    router_logits: torch.Tensor, top_k: int, renormalize: bool = True
-) -> tuple[torch.Tensor, torch.Tensor]:
-    shape = _shapes.topk_route(router_logits, top_k)
+    router_logits: torch.Tensor,
+    top_k: int,
+    renormalize: bool = True,
+    *,
+    scoring: int = 0,
+    correction_bias: torch.Tensor | None = None,
+    n_group: int = 1,
+    topk_group: int = 1,
+    group_score: int = 1,
+    routed_scaling_factor: float = 1.0,
+    expert_map: torch.Tensor | None = None,
+    return_tokens_per_expert: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    shape = _shapes.topk_route(
+        router_logits, top_k, scoring, correction_bias, n_group, topk_group, group_score, expert_map
+    )
+    num_counts = router_logits.size(1) if return_tokens_per_expert else 0
     return (
         router_logits.new_empty(shape, dtype=torch.float32),
         router_logits.new_empty(shape, dtype=torch.int32),
+        router_logits.new_empty((num_counts,), dtype=torch.int32),
     )
 
 

@@ -13,9 +13,13 @@ from collections.abc import Sequence
 import torch
 
 MAX_EXPERTS = 1024
-EPILOGUES = ("none", "swiglu")  # An epilogue's number is its index.
-DTYPES = ("float32", "float16", "bfloat16")  # Likewise, where an operator takes a dtype's number.
+MAX_GROUPS = 32
+# Where an operator takes a number for a name, it is the index.
+EPILOGUES = ("none", "swiglu")
 SWIGLU = EPILOGUES.index("swiglu")
+DTYPES = ("float32", "float16", "bfloat16")
+SCORINGS = ("softmax", "sigmoid", "sqrtsoftplus")
+GROUP_SCORES = ("max", "top2_sum")
 TUNING_COLUMNS = ("dtype", "epilogue", "num_experts", "n", "k", "num_rows", "tactic")
 
 _ACTIVATIONS = (torch.float16, torch.bfloat16)
@@ -88,16 +92,43 @@ def fused_moe_out(
     _require_device(op, "out", out, hidden_states, "hidden_states")
 
 
-def topk_route(router_logits: torch.Tensor, top_k: int) -> tuple[int, int]:
-    """Check the arguments of `topk_route`; return the shape [T, k] of both results."""
+def topk_route(
+    router_logits: torch.Tensor,
+    top_k: int,
+    scoring: int,
+    correction_bias: torch.Tensor | None,
+    n_group: int,
+    topk_group: int,
+    group_score: int,
+    expert_map: torch.Tensor | None,
+) -> tuple[int, int]:
+    """Check the arguments of `topk_route`; return the shape [T, k] of weights and ids."""
     op = "topk_route"
     _require_dtype(op, "router_logits", router_logits, _LOGITS)
     _require_shape(op, "router_logits", router_logits, ("T", "E"))
     num_tokens, num_experts = router_logits.shape
     _require_num_experts(op, "router_logits", num_experts)
-    _require_int(op, "top_k", top_k, 1, num_experts, "the number of experts")
+    _require_int(op, "scoring", scoring, 0, len(SCORINGS) - 1)
+    _require_int(op, "group_score", group_score, 0, len(GROUP_SCORES) - 1)
+    _require_int(op, "n_group", n_group, 1, MAX_GROUPS)
+    if num_experts % n_group != 0:
+        raise ValueError(
+            f"{op}: n_group must divide the number of experts, {num_experts}, got {n_group}"
+        )
+    _require_int(op, "topk_group", topk_group, 1, n_group, "the number of groups")
+    meaning = "the number of experts" if n_group == 1 else "the experts of topk_group groups"
+    _require_int(op, "top_k", top_k, 1, num_experts // n_group * topk_group, meaning)
     _require_rows(op, "router_logits", num_tokens * top_k)
     _require_contiguous_last_dimension(op, "router_logits", router_logits)
+    for name, tensor, dtype in (
+        ("correction_bias", correction_bias, torch.float32),
+        ("expert_map", expert_map, torch.int32),
+    ):
+        if tensor is not None:
+            _require_dtype(op, name, tensor, (dtype,))
+            _require_shape(op, name, tensor, (num_experts,))
+            _require_contiguous(op, name, tensor)
+            _require_device(op, name, tensor, router_logits, "router_logits")
     return num_tokens, top_k
 
 

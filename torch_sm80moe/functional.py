@@ -174,49 +174,109 @@ def fused_moe_out(
 
 
 def topk_route(
-    router_logits: torch.Tensor, top_k: int, *, renormalize: bool = True
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose the k most probable experts of each token.
+    router_logits: torch.Tensor,
+    top_k: int,
+    *,
+    renormalize: bool = True,
+    scoring: str = "softmax",
+    correction_bias: torch.Tensor | None = None,
+    n_group: int = 1,
+    topk_group: int = 1,
+    group_score: str = "top2_sum",
+    routed_scaling_factor: float = 1.0,
+    expert_map: torch.Tensor | None = None,
+    return_tokens_per_expert: bool = False,
+) -> tuple[torch.Tensor, ...]:
+    """Choose the k best experts of each token, and their weights.
 
-    `p = softmax(router_logits[t])`, `topk_ids[t]` = the k largest logits in falling order, ties to
-    the lowest index, `topk_weights[t] = p[topk_ids[t]]`, divided by their sum if `renormalize`.
+    With `score = scoring(router_logits[t])`, `topk_ids[t]` = the k largest of
+    `score + correction_bias`, in falling order, ties to the lowest index, and `topk_weights[t] =
+    score[topk_ids[t]]`, divided by their sum if `renormalize`, times `routed_scaling_factor`. Only
+    the experts of the `topk_group` best of `n_group` groups are to be had.
+
+    Choosing first and then taking the softmax of the k logits is the same as the softmax
+    of all, renormalised. `docs/routers.md` has the arguments of many models' routers.
 
     Args:
         router_logits: `[T, E]`, float32, float16 or bfloat16, last dimension contiguous, E up to
-            1024. NaN and infinities count as the finite float32 of largest size, NaN as the
-            negative one, so that every weight is a number.
-        top_k: experts per token, 1 to E.
-        renormalize: whether the k weights of a token sum to one.
+            1024. NaN counts as minus infinity, and infinities as the finite float32 nearest to
+            them, so that every weight is a number.
+        top_k: experts per token; at least 1, at most E or the experts of `topk_group` groups.
+        renormalize: whether the k weights of a token sum to one (before they are scaled). Weights
+            whose sum is zero stay zero.
+        scoring: "softmax", "sigmoid" or "sqrtsoftplus", the root of log(1 + exp(logit)).
+        correction_bias: `[E]`, float32, contiguous, same device, added for the choice only. None
+            adds nothing: then logits decide if there is one group, which order experts as scores
+            do but are not equal where scores are equal by rounding.
+        n_group: how many groups of equal size E is cut into; 1 to 32.
+        topk_group: how many groups a token may take experts of; 1 to n_group. Ties go to the lowest
+            group.
+        group_score: what makes a group good: "top2_sum", the sum of its two largest
+            `score + correction_bias`, or "max", the largest.
+        routed_scaling_factor: multiplies all weights.
+        expert_map: `[E]`, int32, contiguous, same device: `topk_ids` names expert e
+            `expert_map[e]`, such as its id on this device, or -1. None keeps the index.
+        return_tokens_per_expert: whether to count how many tokens chose each expert.
 
     Returns:
-        `topk_weights [T, k]` float32 and `topk_ids [T, k]` int32, freshly allocated.
+        `topk_weights [T, k]` float32 and `topk_ids [T, k]` int32; with `return_tokens_per_expert`
+        also `tokens_per_expert [E]` int32, by index whatever the map. Freshly allocated.
 
     Raises:
-        ValueError: a shape, stride or range is wrong.
-        TypeError: the dtype is wrong.
-        RuntimeError: the logits require grad while grad mode is on, or the device or driver cannot
+        ValueError: a shape, stride, device or range is wrong, or a name is unknown.
+        TypeError: a dtype is wrong.
+        RuntimeError: an input requires grad while grad mode is on, or the device or driver cannot
             run the kernels.
 
     Numerics:
-        Softmax and division in fp32. Bit-identical from run to run.
+        fp32 throughout. Bit-identical from run to run; a token's result does not depend on other
+        tokens.
 
     Behaviour:
-        Current stream, no synchronisation, CUDA-graph safe, no autograd, no workspace.
+        One kernel, after a memset if tokens are counted. Current stream, no synchronisation,
+        CUDA-graph safe, no autograd, no workspace.
 
     Source:
-        `kernels/routing/`; the specification is `reference.topk_route`.
+        `kernels/routing/topk.cu`; the specification is `reference.topk_route`. Groups and bias are
+        those of DeepSeek-V3 (arXiv 2412.19437, section 2.1.2).
 
     Example:
         >>> topk_route(torch.tensor([[0.0, 2.0, 1.0]]), top_k=2)[1]
         tensor([[1, 2]], dtype=torch.int32)
+        >>> logits, bias = torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([1.0, 0.0, 0.0])
+        >>> topk_route(logits, top_k=2, scoring="sigmoid", correction_bias=bias)[1]
+        tensor([[0, 1]], dtype=torch.int32)
     """
+    scoring_number = _number("topk_route", "scoring", scoring, _shapes.SCORINGS)
+    group_score_number = _number("topk_route", "group_score", group_score, _shapes.GROUP_SCORES)
     try:
-        weights, ids = _ops.topk_route(router_logits, top_k, renormalize)
+        weights, ids, tokens_per_expert = _ops.topk_route(
+            router_logits,
+            top_k,
+            renormalize,
+            scoring=scoring_number,
+            correction_bias=correction_bias,
+            n_group=n_group,
+            topk_group=topk_group,
+            group_score=group_score_number,
+            routed_scaling_factor=routed_scaling_factor,
+            expert_map=expert_map,
+            return_tokens_per_expert=return_tokens_per_expert,
+        )
     except RuntimeError:
-        _shapes.topk_route(router_logits, top_k)
+        _shapes.topk_route(
+            router_logits,
+            top_k,
+            scoring_number,
+            correction_bias,
+            n_group,
+            topk_group,
+            group_score_number,
+            expert_map,
+        )
         _require_kernels("topk_route", "router_logits", router_logits)
         raise
-    return weights, ids
+    return (weights, ids, tokens_per_expert) if return_tokens_per_expert else (weights, ids)
 
 
 def sort_by_expert(
@@ -318,7 +378,7 @@ def grouped_gemm(
         >>> grouped_gemm(a, w, torch.tensor([0, 1, 2], dtype=torch.int32)).sum(1).tolist()
         [64.0, 64.0, 0.0]
     """
-    number = _epilogue_number("grouped_gemm", epilogue)
+    number = _number("grouped_gemm", "epilogue", epilogue, _shapes.EPILOGUES)
     try:
         return _ops.grouped_gemm(
             a, w, expert_offsets, row_index, top_k=top_k, epilogue=number, tactic=tactic
@@ -439,7 +499,7 @@ def select_tactic(
         0
     """
     _shapes.select_tactic(num_rows, num_experts, n, k, dtype)
-    number = _epilogue_number("select_tactic", epilogue)
+    number = _number("select_tactic", "epilogue", epilogue, _shapes.EPILOGUES)
     index = _cuda_index("select_tactic", device)
     dtype_number = _shapes.DTYPES.index(_shapes.dtype_name(dtype))
     return _ops.select_tactic(num_rows, num_experts, n, k, number, dtype_number, index)
@@ -574,11 +634,12 @@ def _check_ids(op: str, topk_ids: torch.Tensor, num_experts: int) -> None:
         raise ValueError(f"{op}: topk_ids must be in [0, {num_experts}), got {worst}")
 
 
-def _epilogue_number(op: str, epilogue: str) -> int:
-    if epilogue not in _shapes.EPILOGUES:
-        names = " or ".join(f'"{name}"' for name in _shapes.EPILOGUES)
-        raise ValueError(f"{op}: epilogue must be {names}, got {epilogue!r}")
-    return _shapes.EPILOGUES.index(epilogue)
+def _number(op: str, argument: str, name: str, names: tuple[str, ...]) -> int:
+    """Return the number that the operator takes for a name."""
+    if name not in names:
+        allowed = " or ".join(f'"{known}"' for known in names)
+        raise ValueError(f"{op}: {argument} must be {allowed}, got {name!r}")
+    return names.index(name)
 
 
 def _cuda_index(op: str, device: torch.device | str | int | None) -> int:

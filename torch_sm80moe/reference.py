@@ -7,6 +7,7 @@ operators with these functions; the documentation quotes them.
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 
 def fused_moe(
@@ -40,16 +41,66 @@ def topk_route(
     top_k: int,
     *,
     renormalize: bool = True,
+    scoring: str = "softmax",
+    correction_bias: torch.Tensor | None = None,
+    n_group: int = 1,
+    topk_group: int = 1,
+    group_score: str = "top2_sum",
+    routed_scaling_factor: float = 1.0,
+    expert_map: torch.Tensor | None = None,
+    return_tokens_per_expert: bool = False,
     dtype: torch.dtype = torch.float32,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weights and int32 ids `[T, k]` of the k most probable experts of each token."""
-    limits = torch.finfo(torch.float32)
-    logits = router_logits.to(dtype).nan_to_num(limits.min, limits.max, limits.min)
-    ids = logits.argsort(dim=-1, descending=True, stable=True)[:, :top_k]
-    weights = torch.softmax(logits, dim=-1).gather(-1, ids)
+) -> tuple[torch.Tensor, ...]:
+    """Return weights `[T, k]` of `dtype` and int32 ids `[T, k]`, best first, and counts `[E]`."""
+    logits = _as_finite(router_logits.to(dtype))
+    scores = choice = _score(logits, scoring)
+    if correction_bias is not None:
+        choice = _as_finite(scores + correction_bias)
+    elif n_group == 1:
+        choice = logits  # in the same order, but scores may be equal after rounding
+    if n_group > 1:
+        choice = _without_other_groups(choice, n_group, topk_group, group_score)
+
+    ids = choice.argsort(dim=-1, descending=True, stable=True)[:, :top_k]
+    weights = scores.gather(-1, ids)
     if renormalize:
-        weights = weights / weights.sum(dim=-1, keepdim=True)
-    return weights, ids.int()
+        total = weights.sum(dim=-1, keepdim=True)
+        weights = weights / total.where(total > 0, 1)
+    weights = weights * routed_scaling_factor
+
+    named = ids if expert_map is None else expert_map[ids]
+    results = (weights, named.to(torch.int32, memory_format=torch.contiguous_format))
+    if not return_tokens_per_expert:
+        return results
+    return (*results, ids.flatten().bincount(minlength=router_logits.size(1)).int())
+
+
+def _score(logits: torch.Tensor, scoring: str) -> torch.Tensor:
+    if scoring == "softmax":
+        return logits.softmax(dim=-1)
+    if scoring == "sigmoid":
+        return logits.sigmoid()
+    softplus: torch.Tensor = nn.functional.softplus(logits)
+    return softplus.sqrt()
+
+
+def _as_finite(values: torch.Tensor) -> torch.Tensor:
+    """Replace NaN by the lowest float32, and infinities by the float32 nearest to them."""
+    limits = torch.finfo(torch.float32)
+    return values.nan_to_num(limits.min).clamp(limits.min, limits.max)
+
+
+def _without_other_groups(
+    choice: torch.Tensor, n_group: int, topk_group: int, group_score: str
+) -> torch.Tensor:
+    """Put experts outside the best groups below all others."""
+    num_tokens, num_experts = choice.shape
+    groups = choice.reshape(num_tokens, n_group, num_experts // n_group)
+    num_summed = 1 if group_score == "max" else min(2, groups.size(-1))
+    group_scores = groups.topk(num_summed, dim=-1).values.sum(dim=-1)
+    best = group_scores.argsort(dim=-1, descending=True, stable=True)[:, :topk_group]
+    is_best = torch.zeros_like(group_scores, dtype=torch.bool).scatter(-1, best, True)
+    return groups.masked_fill(~is_best[..., None], -torch.inf).flatten(1)
 
 
 def sort_by_expert(

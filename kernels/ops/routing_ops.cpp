@@ -5,33 +5,81 @@
 
 namespace sm80moe::ops {
 
-std::tuple<Tensor, Tensor> topk_route(Tensor router_logits, int64_t top_k, bool renormalize) {
+namespace {
+
+void check_groups(const Checker& check, int64_t num_experts, int64_t top_k, int64_t n_group,
+                  int64_t topk_group) {
+  check.between("n_group", n_group, 1, routing::kMaxGroups);
+  if (num_experts % n_group != 0)
+    check.fail("n_group must divide the number of experts, ", num_experts, ", got ", n_group);
+  check.between("topk_group", topk_group, 1, n_group, "the number of groups");
+  check.between("top_k", top_k, 1, num_experts / n_group * topk_group,
+                n_group == 1 ? "the number of experts" : "the experts of topk_group groups");
+}
+
+// If there is a tensor at all it has an entry for each expert; null stands for none.
+template <class T>
+const T* per_expert(const Checker& check, const char* name, const std::optional<Tensor>& t,
+                    ScalarType type, const Tensor& router_logits) {
+  if (!t.has_value()) return nullptr;
+  check.dtype(name, *t, {type});
+  check.shape(name, *t, {router_logits.size(1)});
+  check.contiguous(name, *t);
+  check.same_device(name, *t, "router_logits", router_logits);
+  return static_cast<const T*>(t->data_ptr());
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> topk_route(
+    Tensor router_logits, int64_t top_k, bool renormalize, int64_t scoring,
+    std::optional<Tensor> correction_bias, int64_t n_group, int64_t topk_group, int64_t group_score,
+    double routed_scaling_factor, std::optional<Tensor> expert_map, bool return_tokens_per_expert) {
   const Checker check("topk_route");
   check.dtype("router_logits", router_logits,
               {ScalarType::Float, ScalarType::Half, ScalarType::BFloat16});
   check.shape("router_logits", router_logits, {"T", "E"});
   const int64_t num_tokens = router_logits.size(0), num_experts = router_logits.size(1);
   check.num_experts("router_logits", num_experts);
-  check.between("top_k", top_k, 1, num_experts, "the number of experts");
+  check.between("scoring", scoring, 0, routing::kNumScorings - 1);
+  check.between("group_score", group_score, 0, routing::kNumGroupScores - 1);
+  check_groups(check, num_experts, top_k, n_group, topk_group);
   check.num_rows("router_logits", num_tokens * top_k);
   check.contiguous_last_dimension("router_logits", router_logits);
 
+  routing::TopkArgs args{};
+  args.correction_bias = per_expert<float>(check, "correction_bias", correction_bias,
+                                           ScalarType::Float, router_logits);
+  args.expert_map =
+      per_expert<int32_t>(check, "expert_map", expert_map, ScalarType::Int, router_logits);
   const DeviceScope device(check, router_logits);
   Tensor topk_weights = device.empty({num_tokens, top_k}, ScalarType::Float);
   Tensor topk_ids = device.empty({num_tokens, top_k}, ScalarType::Int);
-  if (num_tokens == 0) return {topk_weights, topk_ids};
+  Tensor tokens_per_expert =
+      device.empty({return_tokens_per_expert ? num_experts : 0}, ScalarType::Int);
+  if (return_tokens_per_expert) {
+    args.tokens_per_expert = static_cast<int32_t*>(tokens_per_expert.data_ptr());
+    device.check_cuda(
+        cudaMemsetAsync(args.tokens_per_expert, 0, num_experts * sizeof(int32_t), device.stream()));
+  }
+  if (num_tokens == 0) return {topk_weights, topk_ids, tokens_per_expert};
 
-  routing::TopkArgs args{};
   args.logits = router_logits.data_ptr();
+  args.logits_type = element_type(router_logits);
+  args.logits_row_stride = router_logits.stride(0);
   args.topk_weights = static_cast<float*>(topk_weights.data_ptr());
   args.topk_ids = static_cast<int32_t*>(topk_ids.data_ptr());
-  args.logits_row_stride = router_logits.stride(0);
   args.num_tokens = static_cast<int>(num_tokens);
   args.num_experts = static_cast<int>(num_experts);
   args.top_k = static_cast<int>(top_k);
+  args.n_group = static_cast<int>(n_group);
+  args.topk_group = static_cast<int>(topk_group);
+  args.scoring = static_cast<routing::ScoringKind>(scoring);
+  args.group_score = static_cast<routing::GroupScore>(group_score);
   args.renormalize = renormalize;
-  device.check_cuda(routing::topk_route(args, element_type(router_logits), device.stream()));
-  return {topk_weights, topk_ids};
+  args.routed_scaling_factor = static_cast<float>(routed_scaling_factor);
+  device.check_cuda(routing::topk_route(args, device.stream()));
+  return {topk_weights, topk_ids, tokens_per_expert};
 }
 
 std::tuple<Tensor, Tensor, Tensor> sort_by_expert(Tensor topk_ids, int64_t num_experts) {

@@ -11,18 +11,34 @@
 
 namespace sm80moe::routing {
 
-// topk_weights[t], topk_ids[t] = the top_k largest of softmax(logits[t])
+enum class ScoringKind { kSoftmax, kSigmoid, kSqrtSoftplus };
+inline constexpr int kNumScorings = 3;
+enum class GroupScore { kMax, kTop2Sum };  // of the scores of a group's experts
+inline constexpr int kNumGroupScores = 2;
+inline constexpr int kMaxGroups = 32;  // one a lane; _shapes.py has the same number
+
+// score = scoring(logits[t]); topk_ids[t] = the top_k experts of largest score + correction_bias
+// within the topk_group best groups; topk_weights[t] = their scores, without the bias
 struct TopkArgs {
-  const void* logits;   // [num_tokens, num_experts], logits_row_stride elements between rows
-  float* topk_weights;  // [num_tokens, top_k]
-  int32_t* topk_ids;    // [num_tokens, top_k]
+  const void* logits;            // [num_tokens, num_experts], logits_row_stride elements a row
+  const float* correction_bias;  // [num_experts], or null for none
+  const int32_t* expert_map;     // [num_experts] what topk_ids calls an expert, or null: its index
+  float* topk_weights;           // [num_tokens, top_k]
+  int32_t* topk_ids;             // [num_tokens, top_k]
+  int32_t* tokens_per_expert;    // [num_experts] is increased, or null
   int64_t logits_row_stride;
   int num_tokens;
   int num_experts;
   int top_k;
-  bool renormalize;
+  int n_group;                  // equal groups of neighbours; 1 to kMaxGroups
+  int topk_group;               // whose experts are at least top_k
+  float routed_scaling_factor;  // of the weights, after they are renormalised
+  bool renormalize;             // the weights of a token sum to one
+  ElementType logits_type;
+  ScoringKind scoring;
+  GroupScore group_score;
 };
-cudaError_t topk_route(const TopkArgs& args, ElementType logits_type, cudaStream_t stream);
+cudaError_t topk_route(const TopkArgs& args, cudaStream_t stream);
 
 // A pair p = t * top_k + j is one (token, choice). Valid pairs are sorted by expert, stably.
 struct SortArgs {

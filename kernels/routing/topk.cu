@@ -1,121 +1,117 @@
-#include <cfloat>
-#include <climits>
-#include <cmath>
-
 #include "common/numeric.cuh"
-#include "common/warp.cuh"
-#include "routing/routing.h"
+#include "routing/scoring.cuh"
+#include "routing/topk.cuh"
 
 namespace sm80moe::routing {
 namespace {
 
 constexpr int kWarpsPerCta = 4;
 
-struct Candidate {
-  float logit;
-  int expert;
-};
-
-// The larger logit wins, and of equals the lower index.
-SM80MOE_DEVICE Candidate better_of(Candidate a, Candidate b) {
-  if (a.logit != b.logit) return a.logit > b.logit ? a : b;
-  return a.expert < b.expert ? a : b;
+// The type of the logits is a branch and no template argument: what follows is fp32, and there are
+// kernels enough.
+SM80MOE_DEVICE float read(const TopkArgs& args, int64_t at) {
+  if (args.logits_type == ElementType::kFloat32)
+    return as_finite(static_cast<const float*>(args.logits)[at]);
+  if (args.logits_type == ElementType::kFloat16)
+    return as_finite(to_float(static_cast<const __half*>(args.logits)[at]));
+  return as_finite(to_float(static_cast<const __nv_bfloat16*>(args.logits)[at]));
 }
 
-SM80MOE_DEVICE Candidate warp_best(Candidate mine) {
-#pragma unroll
-  for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
-    const Candidate other = {__shfl_xor_sync(kFullWarp, mine.logit, distance),
-                             __shfl_xor_sync(kFullWarp, mine.expert, distance)};
-    mine = better_of(mine, other);
-  }
-  return mine;
-}
-
-// NaN never wins against a number, and an infinite logit counts as the largest finite one, so that
-// every weight is a number.
-SM80MOE_DEVICE float tame(float logit) {
-  return isnan(logit) ? -FLT_MAX : fminf(fmaxf(logit, -FLT_MAX), FLT_MAX);
-}
-
-// One warp a token; lane l holds experts l, l + 32, ... An expert that is taken, or beyond the
-// last, is held as minus infinity, which no tamed logit is.
 template <class T, int kPerLane>
+SM80MOE_DEVICE void read_as(const T* mine, int num_mine, float (&logits)[kPerLane]) {
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i)
+    logits[i] = i < num_mine ? as_finite(to_float(mine[i * kWarpSize])) : -INFINITY;
+}
+template <int kPerLane>
+SM80MOE_DEVICE void read_row(const TopkArgs& args, int64_t begin, float (&logits)[kPerLane]) {
+  const int num_mine = num_held(args.num_experts);
+  const int64_t mine = begin + lane_index();
+  if (args.logits_type == ElementType::kFloat32)
+    read_as(static_cast<const float*>(args.logits) + mine, num_mine, logits);
+  else if (args.logits_type == ElementType::kFloat16)
+    read_as(static_cast<const __half*>(args.logits) + mine, num_mine, logits);
+  else
+    read_as(static_cast<const __nv_bfloat16*>(args.logits) + mine, num_mine, logits);
+}
+
+// One warp a token, its row in registers. First the ids: a rank after the other, by all lanes. Then
+// the weights: lane l scores ranks l, l + 32, ..., from logits that it reads once more.
+template <class Scoring, int kPerLane>
 __global__ void __launch_bounds__(kWarpsPerCta* kWarpSize)
     topk_kernel(const __grid_constant__ TopkArgs args) {
   const int token = blockIdx.x * kWarpsPerCta + warp_index();
   if (token >= args.num_tokens) return;
-  const T* row = static_cast<const T*>(args.logits) + token * args.logits_row_stride;
+  const int64_t row_begin = token * args.logits_row_stride;
+  const int num_mine = num_held(args.num_experts);
 
-  float logits[kPerLane];
-  float largest = -FLT_MAX;
+  // What experts are chosen by. Logits order them as scores do, and without ties by rounding.
+  float choice[kPerLane];
+  read_row(args, row_begin, choice);
+  const Scoring score(choice);
+  if (args.correction_bias != nullptr || args.n_group > 1) {
 #pragma unroll
-  for (int i = 0; i < kPerLane; ++i) {
-    const int expert = i * kWarpSize + lane_index();
-    logits[i] = expert < args.num_experts ? tame(to_float(row[expert])) : -INFINITY;
-    largest = fmaxf(largest, logits[i]);
+    for (int i = 0; i < kPerLane; ++i) {
+      const bool has_bias = args.correction_bias != nullptr && i < num_mine;
+      const float bias = has_bias ? args.correction_bias[i * kWarpSize + lane_index()] : 0.0f;
+      choice[i] = as_finite(score(choice[i]) + bias);
+    }
   }
-  largest = warp_max(largest);
-  float sum = 0;
+  unsigned keys[kPerLane];
 #pragma unroll
-  for (int i = 0; i < kPerLane; ++i) sum += expf(logits[i] - largest);
-  sum = warp_sum(sum);
+  for (int i = 0; i < kPerLane; ++i) keys[i] = i < num_mine ? sortable(choice[i]) : kGone;
+  if (args.n_group > 1) keep_best_groups(args, choice, keys);
 
   float* weights = args.topk_weights + static_cast<int64_t>(token) * args.top_k;
   int32_t* ids = args.topk_ids + static_cast<int64_t>(token) * args.top_k;
-  float chosen_sum = 0;
-  for (int k = 0; k < args.top_k; ++k) {
-    Candidate best = {-INFINITY, INT_MAX};
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i)
-      best = better_of(best, {logits[i], i * kWarpSize + lane_index()});
-    best = warp_best(best);
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i)
-      if (i * kWarpSize + lane_index() == best.expert) logits[i] = -INFINITY;
-    const float weight = expf(best.logit - largest) / sum;
-    chosen_sum += weight;
-    if (lane_index() == 0) {
-      weights[k] = weight;
-      ids[k] = best.expert;
+  float sum = 0;
+  for (int rank0 = 0; rank0 < args.top_k; rank0 += kWarpSize) {
+    const int num_ranks = min_of(args.top_k - rank0, kWarpSize);
+    int expert = 0;
+#pragma unroll 1  // small code: one token pays for reading it
+    for (int i = 0; i < num_ranks; ++i) {
+      const int best = take_best(keys);
+      if (lane_index() == i) expert = best;
     }
+    if (lane_index() >= num_ranks) continue;
+    const float weight = score(read(args, row_begin + expert));
+    sum += weight;
+    weights[rank0 + lane_index()] = weight;
+    ids[rank0 + lane_index()] = args.expert_map ? args.expert_map[expert] : expert;
+    if (args.tokens_per_expert) atomicAdd(&args.tokens_per_expert[expert], 1);
   }
-  if (!args.renormalize) return;
-  __syncwarp();
-  for (int k = lane_index(); k < args.top_k; k += kWarpSize) weights[k] /= chosen_sum;
+
+  sum = warp_sum(sum);
+  const float divisor = args.renormalize && sum > 0 ? sum : 1.0f;
+  for (int rank = lane_index(); rank < args.top_k; rank += kWarpSize)
+    weights[rank] = weights[rank] / divisor * args.routed_scaling_factor;
 }
 
 using TopkFn = void (*)(const TopkArgs&, dim3, cudaStream_t);
 
-template <class T, int kPerLane>
+template <class Scoring, int kPerLane>
 void launch(const TopkArgs& args, dim3 grid, cudaStream_t stream) {
-  topk_kernel<T, kPerLane><<<grid, kWarpsPerCta * kWarpSize, 0, stream>>>(args);
+  topk_kernel<Scoring, kPerLane><<<grid, kWarpsPerCta * kWarpSize, 0, stream>>>(args);
 }
 
-template <class T>
-void launch_for(const TopkArgs& args, cudaStream_t stream) {
-  // Entry i serves up to 32 << i experts.
-  constexpr TopkFn kBySize[] = {&launch<T, 1>, &launch<T, 2>,  &launch<T, 4>,
-                                &launch<T, 8>, &launch<T, 16>, &launch<T, 32>};
-  int size = 0;
-  while (kWarpSize << size < args.num_experts) ++size;
-  kBySize[size](args, dim3(ceil_div(args.num_tokens, kWarpsPerCta)), stream);
-}
+// Entry i serves up to 32 << i experts.
+constexpr int kNumSizes = 6;
+static_assert(kWarpSize << (kNumSizes - 1) == kMaxExperts);
+template <class Scoring>
+constexpr TopkFn kBySize[kNumSizes] = {&launch<Scoring, 1>,  &launch<Scoring, 2>,
+                                       &launch<Scoring, 4>,  &launch<Scoring, 8>,
+                                       &launch<Scoring, 16>, &launch<Scoring, 32>};
 
 }  // namespace
 
-cudaError_t topk_route(const TopkArgs& args, ElementType logits_type, cudaStream_t stream) {
-  switch (logits_type) {
-    case ElementType::kFloat32:
-      launch_for<float>(args, stream);
-      break;
-    case ElementType::kFloat16:
-      launch_for<__half>(args, stream);
-      break;
-    case ElementType::kBFloat16:
-      launch_for<__nv_bfloat16>(args, stream);
-      break;
-  }
+cudaError_t topk_route(const TopkArgs& args, cudaStream_t stream) {
+  // In the order of ScoringKind.
+  constexpr const TopkFn* kByScoring[] = {kBySize<Softmax>, kBySize<Sigmoid>,
+                                          kBySize<SqrtSoftplus>};
+  int size = 0;
+  while (kWarpSize << size < args.num_experts) ++size;
+  const dim3 grid(ceil_div(args.num_tokens, kWarpsPerCta));
+  kByScoring[static_cast<int>(args.scoring)][size](args, grid, stream);
   return cudaGetLastError();
 }
 

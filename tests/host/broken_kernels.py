@@ -90,6 +90,10 @@ EPILOGUE = "gemm/epilogue.cuh"
 SORT = "routing/sort_by_expert.cu"
 SORT_PARTS = "routing/sort_by_expert.cuh"
 
+TOPK_PARTS = "routing/topk.cuh"
+
+LEAVE = "if (lane_index() >= num_ranks) return;"
+DISTINCT = {"values": "distinct", "type": "fp32", "tokens": 20}
 WAIT = "ptx::cp_async_wait<Config::kStages - 2>();\n    __syncthreads();"
 
 BROKEN_KERNELS = [
@@ -346,24 +350,52 @@ BROKEN_KERNELS = [
         options={"tokens": 50},
     ),
     BrokenKernel(
-        "weights_renormalised_too_early",
-        {"race", "uninitialised"},
-        [
-            Edit(
-                "routing/topk.cu",
-                "if (!args.renormalize) return;\n  __syncwarp();",
-                "if (!args.renormalize) return;",
-            )
-        ],
+        "weights_divided_by_one_lane_s_sum",
+        {"wrong-result"},
+        [Edit("routing/topk.cu", "sum = warp_sum(sum);", "")],
         command="topk",
         options={"experts": 8, "top_k": 4},
     ),
     BrokenKernel(
+        "lanes_without_a_rank_leave",
+        {"deadlock", "divergence"},
+        [Edit("routing/topk.cu", "if (lane_index() >= num_ranks) continue;", LEAVE)],
+        command="topk",
+        options={"experts": 8, "top_k": 4},
+    ),
+    BrokenKernel(
+        "expert_past_the_last_read",
+        {"out-of-bounds"},
+        [Edit("routing/topk.cu", "num_mine ? as_finite(", "num_mine + 1 ? as_finite(")],
+        command="topk",
+        options={"experts": 40},
+    ),
+    BrokenKernel(
         "ties_to_the_highest_expert",
         {"wrong-result"},
-        [Edit("routing/topk.cu", "a.expert < b.expert ? a : b", "a.expert < b.expert ? b : a")],
+        [
+            Edit(
+                TOPK_PARTS,
+                "warp_min(key == warp_max(key) ? mine : kNowhere)",
+                "-warp_min(key == warp_max(key) ? -mine : kNowhere)",
+            )
+        ],
         command="topk",
         options={"experts": 40, "top_k": 8},
+    ),
+    BrokenKernel(
+        "zeros_of_both_signs_differ",
+        {"wrong-result"},
+        [Edit(TOPK_PARTS, "__float_as_uint(value + 0.0f)", "__float_as_uint(value)")],
+        command="topk",
+        options={"experts": 40, "top_k": 40, "values": "zeros"},
+    ),
+    BrokenKernel(
+        "groups_overlap_by_an_expert",
+        {"wrong-result"},
+        [Edit(TOPK_PARTS, "< begin + group_size", "<= begin + group_size")],
+        command="topk",
+        options={"experts": 40, "top_k": 8, "n_group": 5, **DISTINCT},
     ),
     BrokenKernel(
         "wrong_position_believed",

@@ -8,6 +8,8 @@ from tests.host.running import run_ok
 
 pytestmark = pytest.mark.host
 
+SCORINGS = ["softmax", "sigmoid", "sqrtsoftplus"]
+
 
 # The last number of experts of each kernel and the first of the next.
 @pytest.mark.parametrize("experts", [1, 8, 32, 33, 64, 65, 128, 129, 256, 257, 512, 513, 1024])
@@ -17,20 +19,60 @@ def test_topk_of_every_size(program: Path, seed: int, type_: str, experts: int) 
     run_ok(program, "topk", type=type_, experts=experts, top_k=top_k, tokens=5, pad=1, seed=seed)
 
 
-@pytest.mark.parametrize("values", ["ties", "wild", "nan"])
+@pytest.mark.parametrize("values", ["ties", "wild", "nan", "zeros"])
+@pytest.mark.parametrize("scoring", SCORINGS)
 @pytest.mark.parametrize("renormalize", [True, False])
-def test_topk_values(program: Path, seed: int, values: str, renormalize: bool) -> None:
+def test_topk_values(
+    program: Path, seed: int, scoring: str, values: str, renormalize: bool
+) -> None:
     run_ok(
         program,
         "topk",
         type="fp32",
         values=values,
+        scoring=scoring,
         experts=40,
         top_k=40,
         tokens=3,
         renormalize=renormalize,
         seed=seed,
     )
+
+
+# One group a lane, groups across lanes, of one expert, of a warp's width.
+@pytest.mark.parametrize(
+    ("experts", "n_group"), [(64, 32), (40, 5), (33, 3), (9, 9), (256, 8), (1024, 16)]
+)
+@pytest.mark.parametrize("top2_sum", [True, False])
+@pytest.mark.parametrize("scoring", SCORINGS)
+def test_topk_with_all_arguments(
+    program: Path, seed: int, scoring: str, top2_sum: bool, experts: int, n_group: int
+) -> None:
+    topk_group = (n_group + 1) // 2
+    run_ok(
+        program,
+        "topk",
+        type="fp32",
+        values="distinct",
+        scoring=scoring,
+        experts=experts,
+        n_group=n_group,
+        topk_group=topk_group,
+        top2_sum=top2_sum,
+        top_k=min(8, experts // n_group * topk_group),
+        tokens=5,
+        bias=True,
+        map=True,
+        count=True,
+        factor=2,
+        seed=seed,
+    )
+
+
+# More choices than a warp has lanes.
+@pytest.mark.parametrize("top_k", [32, 33, 64, 100])
+def test_topk_of_more_than_a_lane_each(program: Path, seed: int, top_k: int) -> None:
+    run_ok(program, "topk", experts=100, top_k=top_k, count=True, map=True, seed=seed)
 
 
 # Pairs around what one CTA sorts, what a warp takes, what a CTA of the long path takes.

@@ -17,6 +17,7 @@ from torch_sm80moe import (
     fused_moe_out,
     grouped_gemm,
     sort_by_expert,
+    topk_route,
 )
 from torch_sm80moe.testing import Inputs, Problem
 
@@ -56,6 +57,33 @@ def by_parts(x, w13, w2, topk_weights, topk_ids) -> torch.Tensor:
     rows = grouped_gemm(x + 0.5, w13, offsets, row_index, top_k=top_k, epilogue="swiglu")
     rows = grouped_gemm(rows * 2, w2, offsets)
     return combine(rows, topk_weights / 2, row_position)
+
+
+def test_router_with_all_arguments(device):
+    """Names and numbers are constants of the graph; it has one for all numbers of tokens."""
+    bias = torch.randn(32, device=device)
+    expert_map = torch.arange(32, device=device).int() - 16
+
+    def route(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return topk_route(
+            logits * 2,
+            4,
+            scoring="sigmoid",
+            correction_bias=bias,
+            n_group=8,
+            topk_group=3,
+            routed_scaling_factor=2.5,
+            expert_map=expert_map,
+            return_tokens_per_expert=True,
+        )
+
+    counter = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(route, fullgraph=True, dynamic=True, backend=counter)
+    for num_tokens in TOKENS:
+        logits = torch.randn(num_tokens, 32, device=device)
+        for result, expected in zip(compiled(logits), route(logits), strict=True):
+            torch.testing.assert_close(result, expected)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("function", [fused_moe, by_parts], ids=lambda f: f.__name__)

@@ -256,6 +256,21 @@ def test_argument_is_no_tensor(name, device):
         torch_sm80moe.fused_moe(**arguments)
 
 
+def router_arguments(device: torch.device) -> Arguments:
+    return {
+        "router_logits": torch.randn(5, 4, device=device),
+        "top_k": 2,
+        "correction_bias": torch.randn(4, device=device),
+        "n_group": 2,
+        "topk_group": 1,
+        "expert_map": torch.arange(4, device=device).int(),
+    }
+
+
+def one_group_and_five_experts(arguments: Arguments) -> None:
+    arguments["n_group"], arguments["top_k"] = 1, 5
+
+
 ROUTER_CASES = {
     "dtype": Case(
         put("router_logits", torch.Tensor.int),
@@ -280,12 +295,58 @@ ROUTER_CASES = {
     "top-k-0": Case(
         put("top_k", lambda _: 0),
         ValueError,
-        r"top_k must be between 1 and 4 \(the number of experts\), got 0",
+        r"top_k must be between 1 and 2 \(the experts of topk_group groups\), got 0",
     ),
     "top-k-5": Case(
-        put("top_k", lambda _: 5),
+        one_group_and_five_experts,
         ValueError,
         r"top_k must be between 1 and 4 \(the number of experts\), got 5",
+    ),
+    "no-groups": Case(
+        put("n_group", lambda _: 0), ValueError, "n_group must be between 1 and 32, got 0"
+    ),
+    "groups-of-unequal-size": Case(
+        put("n_group", lambda _: 3),
+        ValueError,
+        "n_group must divide the number of experts, 4, got 3",
+    ),
+    "topk-group-0": Case(
+        put("topk_group", lambda _: 0),
+        ValueError,
+        r"topk_group must be between 1 and 2 \(the number of groups\), got 0",
+    ),
+    "topk-group-3": Case(
+        put("topk_group", lambda _: 3),
+        ValueError,
+        r"topk_group must be between 1 and 2 \(the number of groups\), got 3",
+    ),
+    "top-k-of-a-group": Case(
+        put("top_k", lambda _: 3),
+        ValueError,
+        r"top_k must be between 1 and 2 \(the experts of topk_group groups\), got 3",
+    ),
+    "bias-dtype": Case(
+        put("correction_bias", torch.Tensor.bfloat16),
+        TypeError,
+        "correction_bias must be float32, got bfloat16",
+    ),
+    "bias-shape": Case(
+        put("correction_bias", lambda t: t[:3]),
+        ValueError,
+        r"correction_bias must have shape \[4\], got \[3\]",
+    ),
+    "bias-stride": Case(
+        put("correction_bias", lambda t: t.repeat_interleave(2)[::2]),
+        ValueError,
+        r"correction_bias must be contiguous, got strides \[2\]",
+    ),
+    "map-dtype": Case(
+        put("expert_map", torch.Tensor.long), TypeError, "expert_map must be int32, got int64"
+    ),
+    "map-shape": Case(
+        put("expert_map", lambda t: t[None]),
+        ValueError,
+        r"expert_map must have shape \[4\], got \[1, 4\]",
     ),
     "columns": Case(
         put("router_logits", transposed_memory),
@@ -302,9 +363,24 @@ ROUTER_CASES = {
 
 @pytest.mark.parametrize("case", ROUTER_CASES.values(), ids=ROUTER_CASES.keys())
 def test_topk_route(case, device):
-    arguments: Arguments = {"router_logits": torch.randn(5, 4, device=device), "top_k": 2}
+    arguments = router_arguments(device)
     case.change(arguments)
     expect("topk_route", arguments, case.error, case.sentence)
+    torch_sm80moe.topk_route(**router_arguments(device))
+
+
+def test_router_names(device):
+    arguments = router_arguments(device)
+    with pytest.raises(
+        ValueError, match=r'^topk_route: scoring must be "softmax" or .*, got .tanh'
+    ):
+        torch_sm80moe.topk_route(**arguments, scoring="tanh")
+    with pytest.raises(ValueError, match=r'^topk_route: group_score must be "max" or .*, got .sum'):
+        torch_sm80moe.topk_route(**arguments, group_score="sum")
+    for name, high in (("scoring", 2), ("group_score", 1)):
+        sentence = f"topk_route: {name} must be between 0 and {high}, got {high + 1}"
+        with pytest.raises(OPERATOR_ERRORS, match=sentence):
+            torch.ops.sm80moe.topk_route(**arguments, **{name: high + 1})
 
 
 SORT_CASES = {
@@ -539,12 +615,18 @@ def test_tensors_that_are_not_there():
 
 @pytest.mark.parametrize(
     ("op", "leader"),
-    [("fused_moe_out", "hidden_states"), ("grouped_gemm", "a"), ("combine", "rows")],
+    [
+        ("fused_moe_out", "hidden_states"),
+        ("topk_route", "router_logits"),
+        ("grouped_gemm", "a"),
+        ("combine", "rows"),
+    ],
 )
 def test_mixed_devices_by_the_rules(op, leader):
     """The meta device stands for another device, which a machine may lack."""
     make = {
         "fused_moe_out": out_arguments,
+        "topk_route": router_arguments,
         "grouped_gemm": gemm_arguments,
         "combine": combine_arguments,
     }

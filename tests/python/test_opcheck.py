@@ -32,6 +32,19 @@ def test_fused_moe_without_tokens(device):
 def test_topk_route(device):
     check(OPERATORS.topk_route, torch.randn(5, 16, device=device), 2)
     check(OPERATORS.topk_route, torch.randn(5, 16, device=device).half(), 2, False)
+    check(
+        OPERATORS.topk_route,
+        torch.randn(5, 16, device=device),
+        3,
+        scoring=1,
+        correction_bias=torch.randn(16, device=device),
+        n_group=4,
+        topk_group=2,
+        group_score=0,
+        routed_scaling_factor=2.5,
+        expert_map=torch.arange(16, device=device).int(),
+        return_tokens_per_expert=True,
+    )
 
 
 def test_sort_by_expert(device):

@@ -63,6 +63,64 @@ def test_topk_route():
     torch.testing.assert_close(weights, expected / expected.sum())
 
 
+def naive_route(row, bias, scoring, top_k, n_group, topk_group, group_score, renormalize, factor):
+    """Choose for one token, from lists of numbers."""
+    exponentials = [math.exp(v) for v in row]
+    scores = {
+        "softmax": [e / sum(exponentials) for e in exponentials],
+        "sigmoid": [e / (1 + e) for e in exponentials],
+        "sqrtsoftplus": [math.sqrt(math.log(1 + e)) for e in exponentials],
+    }[scoring]
+    choice = [score + b for score, b in zip(scores, bias, strict=True)]
+    size = len(row) // n_group
+    groups = [range(g * size, (g + 1) * size) for g in range(n_group)]
+
+    def score_of_group(group):
+        best = sorted((choice[e] for e in group), reverse=True)
+        return sum(best[:2]) if group_score == "top2_sum" else best[0]
+
+    kept = sorted(groups, key=lambda group: (-score_of_group(group), group.start))[:topk_group]
+    ids = sorted((e for group in kept for e in group), key=lambda e: (-choice[e], e))[:top_k]
+    total = sum(scores[e] for e in ids) if renormalize else 1
+    return [scores[e] / total * factor for e in ids], ids
+
+
+def test_topk_route_with_all_arguments():
+    for scoring in ("softmax", "sigmoid", "sqrtsoftplus"):
+        for group_score in ("max", "top2_sum"):
+            for n_group, topk_group in ((1, 1), (4, 2), (6, 1), (12, 5)):
+                for renormalize in (True, False):
+                    logits, bias = torch.randn(6, 12), torch.randn(12)
+                    top_k = min(4, 12 // n_group * topk_group)
+                    groups = (n_group, topk_group, group_score, renormalize, 2.5)
+                    weights, ids = reference.topk_route(
+                        logits,
+                        top_k,
+                        scoring=scoring,
+                        correction_bias=bias,
+                        n_group=n_group,
+                        topk_group=topk_group,
+                        group_score=group_score,
+                        renormalize=renormalize,
+                        routed_scaling_factor=2.5,
+                        dtype=torch.float64,
+                    )
+                    for token, row in enumerate(logits.tolist()):
+                        right = naive_route(row, bias.tolist(), scoring, top_k, *groups)
+                        assert ids[token].tolist() == right[1]
+                        torch.testing.assert_close(weights[token].tolist(), right[0])
+
+
+def test_topk_route_counts_before_it_maps():
+    logits = torch.tensor([[1.0, 2.0, 0.0], [0.0, 2.0, 1.0]])
+    expert_map = torch.tensor([-1, 7, 5], dtype=torch.int32)
+    _, ids, counts = reference.topk_route(
+        logits, 2, expert_map=expert_map, return_tokens_per_expert=True
+    )
+    assert ids.tolist() == [[7, -1], [7, 5]]
+    assert counts.tolist() == [1, 2, 1]
+
+
 def test_sort_by_expert():
     offsets, row_index, row_position = reference.sort_by_expert(
         torch.tensor([[2, 0], [5, 0], [-1, 2]]), 3

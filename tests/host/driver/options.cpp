@@ -41,11 +41,23 @@ void Options::check_all_read() const {
     if (!read_.count(value.first)) usage_error("unknown option " + value.first);
 }
 
+sm80moe::ElementType read_type(const Options& options) {
+  const std::string name = options.text("type", "bf16");
+  if (name == "fp32") return sm80moe::ElementType::kFloat32;
+  if (name == "fp16") return sm80moe::ElementType::kFloat16;
+  if (name == "bf16") return sm80moe::ElementType::kBFloat16;
+  usage_error("type must be fp32, fp16 or bf16, got " + name);
+}
+
 void usage_error(const std::string& message) {
   std::fprintf(stderr, "host driver: %s\n", message.c_str());
   std::exit(2);
 }
 
 void wrong_result(const std::string& message) { simt::fail("wrong-result", message); }
+
+void check_status(int status) {
+  if (status != 0) wrong_result(simt::format("  the launch failed with %d", status));
+}
 
 }  // namespace driver

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "common/element_type.h"
+
 namespace driver {
 
 class Options {
@@ -24,9 +26,15 @@ class Options {
   mutable std::set<std::string> read_;
 };
 
+// `type=`: fp32, fp16 or bf16.
+sm80moe::ElementType read_type(const Options& options);
+
 [[noreturn]] void usage_error(const std::string& message);
 
 // The kernel's result is not the reference's: ends the process as a failed check does.
 [[noreturn]] void wrong_result(const std::string& message);
+
+// Of a launcher of kernels/, which must have succeeded.
+void check_status(int status);
 
 }  // namespace driver

@@ -1,11 +1,10 @@
-// topk, sort and combine: the routing kernels against plain loops.
+// sort and combine against plain loops.
 
 #include "routing/routing.h"
 
 #include <algorithm>
 #include <cstdio>
 #include <limits>
-#include <numeric>
 
 #include "driver/commands.h"
 #include "driver/tensor.h"
@@ -15,83 +14,6 @@ namespace driver {
 namespace {
 
 using sm80moe::ElementType;
-
-void check_status(cudaError_t status) {
-  if (status != cudaSuccess) wrong_result(simt::format("  the launch failed with %d", status));
-}
-
-ElementType read_type(const Options& options) {
-  const std::string name = options.text("type", "bf16");
-  if (name == "fp32") return ElementType::kFloat32;
-  if (name == "fp16") return ElementType::kFloat16;
-  if (name == "bf16") return ElementType::kBFloat16;
-  usage_error("type must be fp32, fp16 or bf16, got " + name);
-}
-
-// Logits of one token: few different values, so that there are ties; or what no router should give.
-double logit(const std::string& values, simt::Random& random) {
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  const double ordinary = short_fraction(random);
-  if (values == "wild") {
-    const double wild[] = {ordinary, std::nan(""), kInfinity, -kInfinity};
-    return wild[random.below(4)];
-  }
-  return values == "nan" ? std::nan("") : ordinary;
-}
-
-// Rows of logits in a type of the caller's choosing.
-class Logits {
- public:
-  Logits(ElementType type, int rows, int cols, int stride)
-      : type_(type),
-        wide_("logits", type == ElementType::kFloat32 ? rows : 0, cols, stride),
-        narrow_("logits", type == ElementType::kFloat32 ? 0 : rows, cols, stride) {}
-
-  const void* data() const {
-    return type_ == ElementType::kFloat32 ? static_cast<const void*>(wide_.data()) : narrow_.data();
-  }
-  void set(int row, int col, double value) {
-    if (type_ == ElementType::kFloat32)
-      wide_.set(row, col, static_cast<float>(value));
-    else
-      narrow_.set(row, col, to_bits(value, type_));
-  }
-  // NaN below every number, infinities as the largest finite float: what topk_route documents.
-  double tamed(int row, int col) const {
-    constexpr double kLargest = std::numeric_limits<float>::max();
-    const double value = type_ == ElementType::kFloat32 ? wide_.at(row, col)
-                                                        : to_double(narrow_.at(row, col), type_);
-    return std::isnan(value) ? -kLargest : std::min(std::max(value, -kLargest), kLargest);
-  }
-
- private:
-  const ElementType type_;
-  Tensor<float> wide_;
-  Tensor<uint16_t> narrow_;
-};
-
-void check_token(const Logits& logits, int token, int num_experts, int top_k, bool renormalize,
-                 const Tensor<float>& weights, const Tensor<int32_t>& ids) {
-  std::vector<int> order(num_experts);
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int a, int b) { return logits.tamed(token, a) > logits.tamed(token, b); });
-  const double largest = logits.tamed(token, order[0]);
-  const auto exponential = [&](int e) { return std::exp(logits.tamed(token, e) - largest); };
-  double sum = 0;
-  const int num_summed = renormalize ? top_k : num_experts;
-  for (int i = 0; i < num_summed; ++i) sum += exponential(order[i]);
-  for (int k = 0; k < top_k; ++k) {
-    const int64_t at = static_cast<int64_t>(token) * top_k + k;
-    if (ids[at] != order[k])
-      wrong_result(
-          simt::format("  topk_ids[%d, %d] must be %d, got %d", token, k, order[k], ids[at]));
-    const double wanted = exponential(order[k]) / sum;
-    if (!(std::fabs(weights[at] - wanted) <= 1e-5 * wanted + 1e-37))
-      wrong_result(simt::format("  topk_weights[%d, %d] must be %g, got %g", token, k, wanted,
-                                static_cast<double>(weights[at])));
-  }
-}
 
 // Stable counting sort of the valid pairs, as the specification has it.
 struct Sorted {
@@ -119,36 +41,6 @@ void check_equal(const char* name, const Tensor<int32_t>& got, const std::vector
 }
 
 }  // namespace
-
-void run_topk(const Options& options) {
-  const ElementType type = read_type(options);
-  const int tokens = static_cast<int>(options.number("tokens", 5));
-  const int experts = static_cast<int>(options.number("experts", 8));
-  const int top_k = static_cast<int>(options.number("top_k", 2));
-  const bool renormalize = options.number("renormalize", 1);
-  const std::string values = options.text("values", "ties");
-  const int stride = experts + static_cast<int>(options.number("pad", 0));
-
-  simt::Random random(simt::settings().seed);
-  Logits logits(type, tokens, experts, stride);
-  for (int t = 0; t < tokens; ++t)
-    for (int e = 0; e < experts; ++e) logits.set(t, e, logit(values, random));
-  Tensor<float> weights("topk_weights", tokens * top_k);
-  Tensor<int32_t> ids("topk_ids", tokens * top_k);
-
-  sm80moe::routing::TopkArgs args{};
-  args.logits = logits.data();
-  args.topk_weights = weights.data();
-  args.topk_ids = ids.data();
-  args.logits_row_stride = stride;
-  args.num_tokens = tokens;
-  args.num_experts = experts;
-  args.top_k = top_k;
-  args.renormalize = renormalize;
-  check_status(sm80moe::routing::topk_route(args, type, nullptr));
-  for (int t = 0; t < tokens; ++t)
-    check_token(logits, t, experts, top_k, renormalize, weights, ids);
-}
 
 template <class Id>
 void sort_ids(const Options& options) {

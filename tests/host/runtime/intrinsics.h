@@ -47,6 +47,16 @@ inline unsigned __ballot_sync(unsigned mask, int predicate, SIMT_CALLER) {
   return holds ? same : mask & ~same;
 }
 
+template <class T>
+T __reduce_max_sync(unsigned mask, T value, SIMT_CALLER) {
+  return static_cast<T>(simt::reduce_max("__reduce_max_sync", {file, line}, mask, value));
+}
+template <class T>
+T __reduce_min_sync(unsigned mask, T value, SIMT_CALLER) {
+  const int64_t negated = -static_cast<int64_t>(value);
+  return static_cast<T>(-simt::reduce_max("__reduce_min_sync", {file, line}, mask, negated));
+}
+
 // An atomic is never part of a race with another atomic. A fence orders nothing here: what a
 // kernel publishes by a fence and a flag is reported as a race unless the reader is atomic too.
 template <class T>

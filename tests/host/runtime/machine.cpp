@@ -231,6 +231,17 @@ unsigned match(const char* operation, Line line, unsigned mask, const void* valu
   return mine.same;
 }
 
+int64_t reduce_max(const char* operation, Line line, unsigned mask, int64_t value) {
+  warp_collective(operation, line, mask, &value, [mask](LaneData lanes) {
+    int64_t largest = INT64_MIN;
+    for (int lane = 0; lane < kWarpSize; ++lane)
+      if (mask >> lane & 1) largest = std::max(largest, *static_cast<int64_t*>(lanes[lane]));
+    for (int lane = 0; lane < kWarpSize; ++lane)
+      if (mask >> lane & 1) *static_cast<int64_t*>(lanes[lane]) = largest;
+  });
+  return value;
+}
+
 int own_lane() { return running->lane; }
 
 void warp_barrier(Line line, unsigned mask) {

@@ -75,6 +75,8 @@ void shuffle(const char* operation, Line line, unsigned mask, void* value, size_
              int source);
 // The lanes of `mask` whose values are the same as mine.
 unsigned match(const char* operation, Line line, unsigned mask, const void* value, size_t bytes);
+// The largest value of the lanes of `mask`.
+int64_t reduce_max(const char* operation, Line line, unsigned mask, int64_t value);
 int own_lane();
 // The barrier of a warp, which does order memory.
 void warp_barrier(Line line, unsigned mask);
