@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,6 +46,14 @@ def test_every_cell_is_printed_and_written(plan, capsys):
     assert "geometric mean of 2 cells" in printed
 
 
+def test_a_cell_is_the_same_whatever_else_is_measured(plan):
+    def floor_us(*tokens: int) -> float:
+        assert run.run(replace(plan, tokens=tokens, routings=("zipf",)))
+        return results.load(plan.json)["cells"][-1]["floor_us"]
+
+    assert floor_us(1, 4, 3) == floor_us(3)
+
+
 def test_a_killed_run_keeps_what_it_measured(plan, monkeypatch):
     whole = cells.measure
 
@@ -70,8 +79,6 @@ def test_a_wrong_result_has_no_time_and_fails_the_run(plan, monkeypatch, capsys)
 
 
 def test_a_budget_that_is_spent_names_what_is_missing(plan, capsys):
-    from dataclasses import replace
-
     assert run.run(replace(plan, time_budget_s=0))
     content = results.load(plan.json)
     assert content["cells"] == []
@@ -132,7 +139,7 @@ def test_without_a_device_one_sentence_says_so(capsys):
 def test_a_real_run(tmp_path):
     path = tmp_path / "result.json"
     options = ("--quick", "--stages", "--tactics", "--rivals", "--json", str(path))
-    sizes = ("--shape", "8,2,256,128", "--tokens", "1,64")
+    sizes = ("--shape", "8,2,1024,512", "--tokens", "1,64")
     command = [sys.executable, "-m", "torch_sm80moe", "bench", *options, *sizes]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stdout + done.stderr

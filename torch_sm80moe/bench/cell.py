@@ -13,6 +13,9 @@ from torch_sm80moe.bench.floor import Limits, mean_floor_us
 from torch_sm80moe.bench.plan import Cell, Plan
 from torch_sm80moe.bench.summary import Summary
 
+# Every run measures the same routings of a cell, whichever other cells it measures.
+_SEED = 0
+
 
 class DeviceLimits(NamedTuple):
     """The ceilings in the loop that times the cells, and just after a rest."""
@@ -35,6 +38,7 @@ def measure(cell: Cell, layers: layer.Layers, limits: DeviceLimits, plan: Plan) 
     Raises:
         AssertionError: an output is wrong.
     """
+    torch.manual_seed(_SEED)
     case = layer.Case(layers, cell.routing, cell.num_tokens)
     floor_us = mean_floor_us(case.works, limits.sustained)
     num_calls = case.num_calls(floor_us)
@@ -89,4 +93,5 @@ def rates(us: Summary, num_bytes: float, flops: int) -> dict[str, float]:
 
 def make_layers(cell: Cell) -> layer.Layers:
     """Make the weights that this cell, and others of its group, take."""
+    torch.manual_seed(_SEED)
     return layer.Layers(cell.model, getattr(torch, cell.dtype))

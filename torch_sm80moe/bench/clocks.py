@@ -94,7 +94,7 @@ def _read_nvidia_smi() -> Reading | None:
 
 def query_nvidia_smi(*fields: str) -> list[str]:
     """Ask nvidia-smi about the current device; nothing if it is not there or refuses."""
-    uuid = torch.cuda.get_device_properties().uuid
+    uuid = str(torch.cuda.get_device_properties().uuid).removeprefix("GPU-")
     command = ["nvidia-smi", f"--id=GPU-{uuid}", f"--query-gpu={','.join(fields)}"]
     try:
         done = subprocess.run(

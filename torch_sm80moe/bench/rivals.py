@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from torch_sm80moe.bench import timing
-from torch_sm80moe.bench.layer import Case, Weights
+from torch_sm80moe.bench.layer import Case
 
 # Compute capabilities for which torch has a grouped GEMM of its own; on others it loops over
 # experts after a host synchronisation, which no graph can hold.
@@ -127,7 +127,7 @@ def _combine(
 
 def _transformers_calls(name: str, case: Case, num_calls: int) -> list[timing.Call]:
     """Run an experts module of transformers on the same weights, fed as its own router feeds it."""
-    modules = [_transformers_module(case, layer, name) for layer in case.layers]
+    modules = _transformers_modules(case, name)
     routings = [
         (routing.topk_ids.long(), routing.topk_weights.to(case.x.dtype))
         for routing in case.routings
@@ -140,7 +140,7 @@ def _transformers_calls(name: str, case: Case, num_calls: int) -> list[timing.Ca
     ]
 
 
-def _transformers_module(case: Case, layer: Weights, name: str) -> Any:
+def _transformers_modules(case: Case, name: str) -> list[Any]:
     from transformers import Qwen3MoeConfig
     from transformers.models.qwen3_moe import modeling_qwen3_moe
 
@@ -151,11 +151,14 @@ def _transformers_module(case: Case, layer: Weights, name: str) -> Any:
     )
     config._experts_implementation = name
     experts_class: Any = modeling_qwen3_moe.Qwen3MoeExperts
-    with torch.device("meta"):
-        module = experts_class(config)
-    module.gate_up_proj = torch.nn.Parameter(layer.w13, requires_grad=False)
-    module.down_proj = torch.nn.Parameter(layer.w2, requires_grad=False)
-    return module
+    modules = []
+    for layer in case.layers:
+        with torch.device("meta"):
+            module = experts_class(config)
+        module.gate_up_proj = torch.nn.Parameter(layer.w13, requires_grad=False)
+        module.down_proj = torch.nn.Parameter(layer.w2, requires_grad=False)
+        modules.append(module)
+    return modules
 
 
 def _vllm_calls(case: Case, num_calls: int) -> list[timing.Call]:
