@@ -173,6 +173,7 @@ QUICKLY = {
 RUN_PACKAGE = """
 import sys
 import torch
+import torch._inductor.codecache  # torch 2.10 uses it without importing it
 import torch_sm80moe  # the package calls its operators
 
 package, inputs, outputs = sys.argv[1:]
