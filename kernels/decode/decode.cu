@@ -7,8 +7,11 @@ namespace sm80moe::decode {
 namespace {
 
 constexpr int kThreads = kWarps * kWarpSize;
-constexpr int kProductsBytes = kSmemBytes - kRingBytes;
-constexpr int kMaxDevices = 64;
+constexpr int kSmemForProducts = kSmemBytes - kRingBytes;
+constexpr int kBytesPerProduct = sizeof(uint32_t);  // of two columns and a pair
+
+static_assert(kMaxPairs == kWarpSize, "each lane keeps a pair");
+static_assert(kSmemForProducts >= kMaxPairs * kBytesPerProduct, "two columns must fit");
 
 template <class T, class Activation>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -63,9 +66,8 @@ cudaError_t launch_down_combine(const LayerArgs& args, int device, const DeviceI
   const cudaError_t status = allow_smem(kernel, device, known);
   if (status != cudaSuccess) return status;
   const int column_pairs = args.hidden_size / 2;
-  const int bytes_per_column_pair =
-      args.num_tokens * args.top_k * static_cast<int>(sizeof(uint32_t));
-  const int ctas_by_smem = ceil_div(column_pairs, kProductsBytes / bytes_per_column_pair);
+  const int bytes_per_column_pair = args.num_tokens * args.top_k * kBytesPerProduct;
+  const int ctas_by_smem = ceil_div(column_pairs, kSmemForProducts / bytes_per_column_pair);
   const int num_ctas = max_of(min_of(info.num_sms, column_pairs), ctas_by_smem);
   const int products = column_pairs_of_cta(args.hidden_size, 0, num_ctas) * bytes_per_column_pair;
   kernel<<<num_ctas, kThreads, kRingBytes + products, stream>>>(args);

@@ -26,14 +26,12 @@ class Down {
   SM80MOE_DEVICE Walk walk() const {
     return Walk(groups_.size(), num_columns(), warp_index(), kWarps);
   }
-  SM80MOE_DEVICE int num_chunks() const { return args_.intermediate_size / kElementsPerChunk; }
+  SM80MOE_DEVICE int num_chunks() const { return args_.intermediate_size / kRowMultiple; }
   SM80MOE_DEVICE const uint4* weights(int expert, int column) const {
     return chunks_at(args_.w2,
                      expert * args_.w2_expert_stride + output_column(column) * args_.w2_row_stride);
   }
-  SM80MOE_DEVICE int64_t second_row_chunks() const {
-    return args_.w2_row_stride / kElementsPerChunk;
-  }
+  SM80MOE_DEVICE int64_t second_row_chunks() const { return args_.w2_row_stride / kRowMultiple; }
   SM80MOE_DEVICE const uint4* activations(int pair) const {
     return chunks_at(args_.intermediate, int64_t{pair} * args_.intermediate_size);
   }

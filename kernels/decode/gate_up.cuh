@@ -25,13 +25,13 @@ class GateUp {
     return Walk(groups_.size(), args_.intermediate_size, blockIdx.x + gridDim.x * warp_index(),
                 gridDim.x * kWarps);
   }
-  SM80MOE_DEVICE int num_chunks() const { return args_.hidden_size / kElementsPerChunk; }
+  SM80MOE_DEVICE int num_chunks() const { return args_.hidden_size / kRowMultiple; }
   SM80MOE_DEVICE const uint4* weights(int expert, int column) const {
     return chunks_at(args_.w13, expert * args_.w13_expert_stride + column * args_.w13_row_stride);
   }
   // From a gate row to its up row.
   SM80MOE_DEVICE int64_t second_row_chunks() const {
-    return args_.intermediate_size * args_.w13_row_stride / kElementsPerChunk;
+    return args_.intermediate_size * args_.w13_row_stride / kRowMultiple;
   }
   SM80MOE_DEVICE const uint4* activations(int pair) const {
     return chunks_at(args_.hidden_states, groups_.token_of(pair) * args_.hidden_states_row_stride);

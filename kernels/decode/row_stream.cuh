@@ -2,16 +2,16 @@
 // The loop of both kernels: dot products of weight rows, two at a time, with the activations of
 // their expert's pairs.
 
+#include "common/limits.h"
 #include "common/ptx.cuh"
 #include "decode/expert_groups.cuh"
 
 namespace sm80moe::decode {
 
-inline constexpr int kWarps = 12;            // of a CTA; an SM holds one
-inline constexpr int kStages = 5;            // steps of each warp on their way at once
-inline constexpr int kElementsPerChunk = 8;  // of 16 bytes
+inline constexpr int kWarps = 12;  // of a CTA; an SM holds one
+inline constexpr int kStages = 5;  // steps of each warp on their way at once
 
-// The chunks of a matrix of 16-bit elements, from one of its elements on.
+// The 16-byte chunks of a matrix of 16-bit elements, from one of its elements on.
 SM80MOE_DEVICE const uint4* chunks_at(const void* matrix, int64_t element) {
   return reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(matrix) + element);
 }

@@ -4,13 +4,12 @@
 #include <atomic>
 #include <utility>
 
+#include "common/limits.h"
 #include "gemm/grouped_gemm.cuh"
 #include "gemm/launch.h"
 #include "gemm/weight_format.cuh"
 
 namespace sm80moe::gemm {
-
-inline constexpr int kMaxDevices = 64;
 
 // How many CTAs of `kernel` the registers and threads of one SM can hold. The first call on a
 // device also lifts the kernel's shared-memory limit there.

@@ -56,6 +56,7 @@ class BrokenKernel:
     tactic: Callable[[Tactic], bool] = _one_warp_in_k
     command: str = "gemm"
     options: dict[str, object] = field(default_factory=dict)
+    source: str | None = None  # what is compiled, where the edited file's name does not tell
 
     def patch(self, tactics: dict[tuple[str, int], Tactic]) -> Patch:
         """Apply the edits to the kernels as they are now."""
@@ -64,7 +65,8 @@ class BrokenKernel:
             edit.apply(sources)
         if self.hazard:
             return Patch(self.name, sources, table_and_tactic=self._instance(tactics))
-        return Patch(self.name, sources, source=self.edits[0].file.replace(".cuh", ".cu"))
+        source = self.source or self.edits[0].file.replace(".cuh", ".cu")
+        return Patch(self.name, sources, source=source)
 
     def run_options(self, tactics: dict[tuple[str, int], Tactic]) -> dict[str, object]:
         """What the program is called with."""
@@ -91,10 +93,20 @@ SORT = "routing/sort_by_expert.cu"
 SORT_PARTS = "routing/sort_by_expert.cuh"
 
 TOPK_PARTS = "routing/topk.cuh"
+DECODE = "decode/decode.cu"
+STREAM = "decode/row_stream.cuh"
+GROUPS = "decode/expert_groups.cuh"
+DOWN = "decode/down_combine.cuh"
 
 LEAVE = "if (lane_index() >= num_ranks) return;"
 DISTINCT = {"values": "distinct", "type": "fp32", "tokens": 20}
 WAIT = "ptx::cp_async_wait<Config::kStages - 2>();\n    __syncthreads();"
+
+
+def broken_decode(name: str, checks: set[str], edit: Edit, **options: object) -> BrokenKernel:
+    """One mistake in the kernels for few rows."""
+    return BrokenKernel(name, checks, [edit], command="decode", options=options, source=DECODE)
+
 
 BROKEN_KERNELS = [
     BrokenKernel(
@@ -403,5 +415,120 @@ BROKEN_KERNELS = [
         [Edit("routing/combine.cu", "row >= 0 && row < args.num_rows", "row >= 0")],
         command="combine",
         options={"tokens": 9, "wrong_position": 1},
+    ),
+    broken_decode(
+        "chunk_past_the_row_copied",
+        {"out-of-bounds", "wrong-result"},
+        Edit(
+            STREAM,
+            "const bool valid = chunk_ < work_.num_chunks();",
+            "const bool valid = chunk_ <= work_.num_chunks();",
+        ),
+    ),
+    broken_decode(
+        "chunk_past_the_row_of_further_pairs_loaded",
+        {"out-of-bounds", "wrong-result"},
+        Edit(
+            STREAM,
+            "chunk_ < work_.num_chunks() ? activations_[i][chunk_]",
+            "true ? activations_[i][chunk_]",
+        ),
+        tokens=3,
+        top_k=1,
+        ids="last",
+    ),
+    broken_decode(
+        "up_row_of_the_column_before",
+        {"wrong-result"},
+        Edit(
+            "decode/gate_up.cuh",
+            "return args_.intermediate_size * args_.w13_row_stride",
+            "return (args_.intermediate_size - 1) * args_.w13_row_stride",
+        ),
+    ),
+    broken_decode(
+        "weights_awaited_one_step_late",
+        {"in-flight"},
+        Edit(STREAM, "cp_async_wait<kStages - 1>", "cp_async_wait<kStages>"),
+        hidden=8 * 256,
+    ),
+    broken_decode(
+        "rings_of_warps_overlap",
+        {"race", "in-flight"},
+        Edit(STREAM, "warp_index() * kStages", "warp_index() * (kStages - 1)"),
+        hidden=8 * 256,
+        sms=1,
+    ),
+    broken_decode(
+        "stored_for_another_pair",
+        {"race", "wrong-result"},
+        Edit(STREAM, "if (i == own_diagonal()) own_pair_ = pair;", "if (i == 0) own_pair_ = pair;"),
+        ids="last",
+    ),
+    broken_decode(
+        "beside_the_diagonal",
+        {"wrong-result"},
+        Edit(STREAM, "lane_index() / 4 % 2 ? odd : even", "lane_index() / 4 % 2 ? even : odd"),
+    ),
+    broken_decode(
+        "pairs_beyond_a_group_forgotten",
+        {"uninitialised", "wrong-result", "undefined-behaviour"},
+        Edit(
+            GROUPS,
+            "expert_ * kMaxGroupsOfAnExpert + rank / kRowsAtOnce",
+            "expert_ * kMaxGroupsOfAnExpert",
+        ),
+        top_k=9,
+        ids="last",
+    ),
+    broken_decode(
+        "invalid_expert_multiplied",
+        {"out-of-bounds", "shared-out-of-bounds"},
+        Edit(GROUPS, "const bool valid = expert_ != kInvalidExpert;", "const bool valid = true;"),
+        tokens=2,
+        ids="mixed",
+    ),
+    broken_decode(
+        "wide_id_cut",
+        {"wrong-result", "out-of-bounds"},
+        Edit("common/expert_ids.cuh", "const int64_t id =", "const int32_t id ="),
+        top_k=12,
+        ids="mixed",
+        int64=True,
+    ),
+    broken_decode(
+        "products_added_up_without_barrier",
+        {"race", "uninitialised"},
+        Edit(DECODE, "  __syncthreads();\n", ""),
+    ),
+    broken_decode(
+        "invalid_pair_added_up",
+        {"uninitialised"},
+        Edit(DOWN, "index >= num_sums || !groups_.is_valid(pair)", "index >= num_sums"),
+        tokens=2,
+        ids="mixed",
+    ),
+    broken_decode(
+        "choices_added_up_backwards",
+        {"wrong-result"},
+        Edit(
+            DOWN,
+            "const int pair = token * args_.top_k + j;",
+            "const int pair = token * args_.top_k + args_.top_k - 1 - j;",
+        ),
+        tokens=2,
+        top_k=3,
+        ids="last",
+        weights="cancelling",
+    ),
+    broken_decode(
+        "prefetched_past_the_last_expert",
+        {"out-of-bounds"},
+        Edit(
+            "decode/prefetch.cuh",
+            "groups.size(), args.hidden_size,",
+            "groups.size(), 2 * args.hidden_size,",
+        ),
+        ids="last",
     ),
 ]

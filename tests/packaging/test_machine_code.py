@@ -62,3 +62,7 @@ def test_every_tactic_has_a_gemm_kernel(kernels: list[Kernel], library: Path) ->
     gemms = {kernel.name for kernel in kernels if kernel.is_in("gemm")}
     # Two element types, two epilogues.
     assert len(gemms) == 4 * len(torch_sm80moe.tactic_table())
+
+
+def test_few_rows_have_two_kernels_for_each_type(kernels: list[Kernel]) -> None:
+    assert len({kernel.name for kernel in kernels if kernel.is_in("decode")}) == 4

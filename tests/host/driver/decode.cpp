@@ -65,10 +65,11 @@ class Problem {
     const std::string weights = options.text("weights", "short");
     for (int pair = 0; pair < shape.num_pairs(); ++pair) {
       ids_.set(token(pair), choice(pair), id(ids, pair, random));
-      // Sums of large terms that cancel out show their order.
-      const double weight = weights == "cancelling"
-                                ? std::ldexp(pair % 2 ? -1.0 : 1.0, 3 * choice(pair) % 14)
-                                : short_fraction(random);
+      // Where all products are the same, the first two cancel out before the third comes: in any
+      // other order it is lost.
+      constexpr double kCancelling[] = {1 << 30, -(1 << 30), 1};
+      const double weight =
+          weights == "cancelling" ? kCancelling[choice(pair) % 3] : short_fraction(random);
       weights_.set(token(pair), choice(pair),
                    is_valid(pair) ? static_cast<float>(weight) : std::nanf(""));
     }
