@@ -65,7 +65,9 @@ def _no_tuning(measurements: torch.Tensor, device_index: int) -> None:
     raise RuntimeError("set_tuning: the installation must contain CUDA kernels, got a CPU-only one")
 
 
-def _no_decode_limit(device_index: int) -> int:
+def _no_decode_limit(
+    num_experts: int, hidden_size: int, intermediate_size: int, device_index: int
+) -> int:
     raise RuntimeError(
         "decode_limit: the installation must contain CUDA kernels, got a CPU-only one"
     )
@@ -135,7 +137,7 @@ combine: Callable[..., torch.Tensor] = overload("combine")
 tactic_table: Callable[[], torch.Tensor] = overload("tactic_table")
 select_tactic: Callable[..., int] = overload("select_tactic")
 set_tuning: Callable[[torch.Tensor, int], None] = overload("set_tuning")
-decode_limit: Callable[[int], int] = overload("decode_limit")
+decode_limit: Callable[[int, int, int, int], int] = overload("decode_limit")
 workspace_size: Callable[..., int] = overload("workspace_size")
 configure: Callable[..., None] = overload("configure")
 

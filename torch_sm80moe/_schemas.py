@@ -25,7 +25,8 @@ SCHEMAS: tuple[str, ...] = (
     "select_tactic(int num_rows, int num_experts, int n, int k, int epilogue, int dtype,"
     " int device_index) -> int",
     "set_tuning(Tensor measurements, int device_index) -> ()",
-    "decode_limit(int device_index) -> int",
+    "decode_limit(int num_experts, int hidden_size, int intermediate_size, int device_index)"
+    " -> int",
     "workspace_size(int num_tokens, int num_experts, int top_k, int hidden_size,"
     " int intermediate_size) -> int",
     "configure(int? shared_memory_limit=None, int? workspace_limit=None) -> ()",

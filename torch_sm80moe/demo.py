@@ -120,7 +120,9 @@ def print_path(console: Console, device: torch.device, inputs: testing.Inputs) -
     top_k = inputs.topk_ids.size(1)
     for stage, num_tokens in (("prompt", inputs.hidden_states.size(0)), ("each token", 1)):
         rows = num_tokens * top_k
-        if rows <= functional.decode_limit(device=device):
+        if rows <= functional.decode_limit(
+            num_experts, hidden_size, intermediate_size, device=device
+        ):
             console.print(f"      {stage}: the decode kernels")
             continue
         first = functional.select_tactic(

@@ -505,21 +505,32 @@ def select_tactic(
     return _ops.select_tactic(num_rows, num_experts, n, k, number, dtype_number, index)
 
 
-def decode_limit(*, device: torch.device | str | int | None = None) -> int:
+def decode_limit(
+    num_experts: int,
+    hidden_size: int,
+    intermediate_size: int,
+    *,
+    device: torch.device | str | int | None = None,
+) -> int:
     """Return up to how many pairs (T * k) `fused_moe` runs the kernels made for few rows.
 
     Up to there two kernels run the layer, which have no tactics; beyond, and whenever a tactic is
     forced, it is sorted and multiplied by grouped GEMMs.
 
     Args:
+        num_experts: E of the layer.
+        hidden_size: H.
+        intermediate_size: I.
         device: a CUDA device; None means the current one.
 
     Returns:
-        The largest number of pairs; 0 if the device, or `configure`, leaves those kernels too
-        little shared memory.
+        The largest number of pairs, at most 32: so many that the weights of the experts which they
+        choose at random take 200 us to read. 0 if the device, or `configure`, leaves those kernels
+        too little shared memory.
 
     Raises:
-        ValueError: the device is no CUDA device.
+        ValueError: a size is not positive, there are more than 1024 experts, or the device is no
+            CUDA device.
         RuntimeError: there are no CUDA kernels, or there is no CUDA device.
 
     Behaviour:
@@ -529,10 +540,12 @@ def decode_limit(*, device: torch.device | str | int | None = None) -> int:
         `kernels/decode/decode.h`.
 
     Example:
-        >>> decode_limit()  # doctest: +SKIP
+        >>> decode_limit(128, 2048, 768)  # doctest: +SKIP
         32
     """
-    return _ops.decode_limit(_cuda_index("decode_limit", device))
+    return _ops.decode_limit(
+        num_experts, hidden_size, intermediate_size, _cuda_index("decode_limit", device)
+    )
 
 
 def workspace_size(

@@ -8,8 +8,8 @@
 
 namespace sm80moe::decode {
 
-inline constexpr int kWarps = 12;  // of a CTA; an SM holds one
-inline constexpr int kStages = 5;  // steps of each warp on their way at once
+inline constexpr int kWarps = 16;  // of a CTA; an SM holds one
+inline constexpr int kStages = 4;  // steps of each warp on their way at once
 
 // The 16-byte chunks of a matrix of 16-bit elements, from one of its elements on.
 SM80MOE_DEVICE const uint4* chunks_at(const void* matrix, int64_t element) {

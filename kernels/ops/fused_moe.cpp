@@ -195,7 +195,9 @@ decode::LayerArgs decode_args(const Chunk& chunk, const Workspace& work) {
 // chunks change no bit.
 bool is_decode(const DeviceScope& device, const Layer& layer) {
   const bool is_free = layer.tactic_w13 == kSelect && layer.tactic_w2 == kSelect;
-  return is_free && layer.shape().num_rows() <= decode::max_pairs(device.info());
+  return is_free && layer.shape().num_rows() <=
+                        decode::max_pairs(device.info(), layer.num_experts(), layer.hidden_size(),
+                                          layer.intermediate_size());
 }
 
 void run_chunk(const Checker& check, const DeviceScope& device, const Chunk& chunk,

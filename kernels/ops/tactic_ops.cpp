@@ -55,8 +55,14 @@ int64_t select_tactic(int64_t num_rows, int64_t num_experts, int64_t n, int64_t 
   return gemm::choose_tactic(problem, static_cast<int>(device_index), info);
 }
 
-int64_t decode_limit(int64_t device_index) {
-  return decode::max_pairs(device_info_of(Checker("decode_limit"), device_index));
+int64_t decode_limit(int64_t num_experts, int64_t hidden_size, int64_t intermediate_size,
+                     int64_t device_index) {
+  const Checker check("decode_limit");
+  check.between("num_experts", num_experts, 1, kMaxExperts);
+  check.between("hidden_size", hidden_size, 1, kMaxInt);
+  check.between("intermediate_size", intermediate_size, 1, kMaxInt);
+  return decode::max_pairs(device_info_of(check, device_index), num_experts, hidden_size,
+                           intermediate_size);
 }
 
 void set_tuning(Tensor measurements, int64_t device_index) {

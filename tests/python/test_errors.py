@@ -600,7 +600,7 @@ def test_limits():
     with pytest.raises(TypeError, match=r"^select_tactic: dtype must be .*, got float32"):
         torch_sm80moe.select_tactic(1, 8, 64, 64, dtype=torch.float32)
     with pytest.raises(ValueError, match=r"^decode_limit: device must be a CUDA device, got cpu"):
-        torch_sm80moe.decode_limit(device="cpu")
+        torch_sm80moe.decode_limit(8, 64, 64, device="cpu")
 
 
 def test_tensors_that_are_not_there():

@@ -276,8 +276,9 @@ def test_tactics_of_sm86(num_tokens, cuda, shared_memory_of_sm86):
 @pytest.mark.gpu
 def test_limit_of_decode(cuda):
     """Forcing a tactic keeps the kernels that have tactics, and so does too little memory."""
-    limit = decode_limit()
+    limit = decode_limit(8, 128, 72)
     assert limit == 32
+    assert 0 <= decode_limit(8, 16384, 65536) < 8, "large layers stream better through tiles"
     for num_tokens in (limit, limit + 1):
         inputs = Problem(num_tokens, 8, 1, 128, 72).make(cuda)
         assert runs_decode(inputs) == (num_tokens == limit)
@@ -285,7 +286,7 @@ def test_limit_of_decode(cuda):
         assert not runs_decode(inputs, tactic_w2=0)
     configure(shared_memory_limit=80 * 1024)
     try:
-        assert decode_limit() == 0
+        assert decode_limit(8, 128, 72) == 0
         assert not runs_decode(Problem(1, 8, 1, 128, 72).make(cuda))
     finally:
         configure(shared_memory_limit=0)

@@ -87,4 +87,4 @@ def test_select_tactic(cuda):
 
 @pytest.mark.gpu
 def test_decode_limit(cuda):
-    check(OPERATORS.decode_limit, 0)
+    check(OPERATORS.decode_limit, 8, 64, 64, 0)
