@@ -143,13 +143,13 @@ def _launch_bounds(text: str) -> dict[str, int]:
 
 
 def log_warnings(build: Path) -> list[str]:
-    """Spills that ptxas reported while it compiled, with the source they come from."""
-    spilling = re.compile(r"Registers are spilled|[1-9]\d* bytes spill")
+    """What nvcc and ptxas complained of, spills above all, with the source it comes from."""
+    complaint = re.compile(r"\bwarning\b|[1-9]\d* bytes spill")
     return [
         f"{log.relative_to(build)}: {line.strip()}"
         for log in sorted(build.rglob("*.cu.o.log"))
         for line in log.read_text().splitlines()
-        if spilling.search(line)
+        if complaint.search(line)
     ]
 
 

@@ -117,13 +117,16 @@ class Mainloop {
     commit_stage();
     stage_ = Loader::next_stage(ring_, stage_);
     wait_for_stage();
+    if constexpr (kBlocks > kBlocksBefore) {
 #pragma unroll
-    for (int block = kBlocksBefore; block < kBlocks; ++block) {
-      load_w<kBlocksBefore, kBlocks>(block, 0);
-      load_a(block - kBlocksBefore, 0);
-      multiply(acc, block, kLastStep);
+      for (int block = kBlocksBefore; block < kBlocks; ++block) {
+        load_w<kBlocksBefore, kBlocks>(block, 0);
+        load_a(block - kBlocksBefore, 0);
+        multiply(acc, block, kLastStep);
+      }
+    } else {
+      load_w<0, 1>(0, 0);
     }
-    if constexpr (kBlocks == kBlocksBefore) load_w<0, 1>(0, 0);
     // The tile that the new stage belongs to may have more blocks than this one.
     load_a_from<kBlocks - kBlocksBefore>();
   }

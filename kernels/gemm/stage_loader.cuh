@@ -21,7 +21,8 @@ struct TileCopy {
   SM80MOE_DEVICE static int thread_row() { return threadIdx.x / Tile::kChunksPerRow; }
   SM80MOE_DEVICE static int thread_chunk() { return threadIdx.x % Tile::kChunksPerRow; }
   SM80MOE_DEVICE static bool owns_pass(int pass) {
-    return Tile::kRows % kRowsPerPass == 0 || thread_row() + pass * kRowsPerPass < Tile::kRows;
+    const bool whole = (pass + 1) * kRowsPerPass <= Tile::kRows;  // known to the compiler
+    return whole || thread_row() + pass * kRowsPerPass < Tile::kRows;
   }
 
   // Where the thread's chunk of `pass` goes, given where that of pass 0 goes: passes that are whole

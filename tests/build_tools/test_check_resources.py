@@ -81,9 +81,14 @@ def test_cuobjdumps_texts_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_a_spill_in_the_assemblers_log_is_found(tmp_path: Path) -> None:
+def test_a_complaint_in_the_compilers_log_is_found(tmp_path: Path) -> None:
     clean = "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
     spill = "    16 bytes stack frame, 20 bytes spill stores, 12 bytes spill loads\n"
     (tmp_path / "clean.cu.o.log").write_text(clean)
     (tmp_path / "spill.cu.o.log").write_text(clean + spill)
-    assert log_warnings(tmp_path) == [f"spill.cu.o.log: {spill.strip()}"]
+    warning = "kernels/gemm/a.cuh(1): warning #39-D: division by zero\n"
+    (tmp_path / "warning.cu.o.log").write_text(warning + clean)
+    assert log_warnings(tmp_path) == [
+        f"spill.cu.o.log: {spill.strip()}",
+        f"warning.cu.o.log: {warning.strip()}",
+    ]

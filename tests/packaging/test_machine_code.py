@@ -23,7 +23,7 @@ def test_no_kernel_spills_or_outgrows_its_launch(kernels: list[Kernel]) -> None:
     assert [line for kernel in kernels for line in kernel.problems()] == []
 
 
-def test_the_assembler_warned_of_nothing() -> None:
+def test_the_compiler_warned_of_nothing() -> None:
     assert log_warnings(BUILD) == []
 
 
