@@ -54,11 +54,11 @@ class Suite:
 
     @classmethod
     def install(cls, wheel: Path, folder: Path) -> "Suite":
-        """Put the wheel and the tests into `folder`."""
+        """Put the wheel, the tests and what they read into `folder`."""
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
         subprocess.run([*pip, "--target", str(folder / "site"), str(wheel)], check=True)
         ignore = shutil.ignore_patterns(*_NOT_COPIED)
-        for name in ("tests", "examples"):
+        for name in ("tests", "examples", "docs", "benchmarks"):
             shutil.copytree(ROOT / name, folder / name, ignore=ignore)
         shutil.copy2(ROOT / "pyproject.toml", folder)
         return cls(folder)
