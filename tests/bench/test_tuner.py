@@ -7,12 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from rich.console import Console
 
-from tests.bench.conftest import time_replays
+from tests.bench.conftest import PROPERTIES, time_replays
 from torch_sm80moe import _ops, cli, functional, load_tuning, select_tactic, tactic_table
 from torch_sm80moe.bench import layer, timing
 from torch_sm80moe.bench.models import parse_shape
@@ -52,6 +53,9 @@ def run(imaginary_gpu, nine_tactics, monkeypatch, tmp_path):
 
     monkeypatch.setattr(layer, "fused_moe", fused_moe)
     monkeypatch.setattr(timing, "time_replays", fake_time)
+    # Hardly any L2, hence few copies of the layer: every call runs for real, on the CPU.
+    small = SimpleNamespace(**{**vars(PROPERTIES), "L2_cache_size": 1 << 10})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *device: small)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(file, "describe_device", lambda index: DEVICE)
     monkeypatch.setattr(tuner, "load_tuning", lambda: None)
