@@ -11,8 +11,8 @@ namespace sm80moe::gemm {
 // nothing in its result.
 //
 // All threads call enter_next() together, stages before they call take_next() for the same tile;
-// the decoded tile waits in shared memory until then. Between two calls of enter_next() that follow
-// each other, and from enter_next() to take_next() of a tile, the ring has a barrier.
+// the decoded tile waits in shared memory until then. The ring has a barrier between the two, and
+// between announce() and the enter_next() that reads what was announced.
 template <class Config>
 class TileQueue {
  public:
