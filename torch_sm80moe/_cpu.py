@@ -36,12 +36,13 @@ def fused_moe(
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     *,
+    expert_map: torch.Tensor | None = None,
     tactic_w13: int = _NO_TACTIC,
     tactic_w2: int = _NO_TACTIC,
 ) -> torch.Tensor:
-    _shapes.fused_moe(hidden_states, w13, w2, topk_weights, topk_ids)
+    _shapes.fused_moe(hidden_states, w13, w2, topk_weights, topk_ids, expert_map)
     _require_no_tactic("fused_moe", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
-    return _layer(hidden_states, w13, w2, topk_weights, topk_ids)
+    return _layer(hidden_states, w13, w2, topk_weights, topk_ids, expert_map)
 
 
 @_cpu("fused_moe_out")
@@ -53,12 +54,13 @@ def fused_moe_out(
     topk_ids: torch.Tensor,
     out: torch.Tensor,
     *,
+    expert_map: torch.Tensor | None = None,
     tactic_w13: int = _NO_TACTIC,
     tactic_w2: int = _NO_TACTIC,
 ) -> None:
-    _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out)
+    _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out, expert_map)
     _require_no_tactic("fused_moe_out", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
-    out.copy_(_layer(hidden_states, w13, w2, topk_weights, topk_ids))
+    out.copy_(_layer(hidden_states, w13, w2, topk_weights, topk_ids, expert_map))
 
 
 @_cpu("topk_route")
@@ -98,10 +100,10 @@ def topk_route(
 
 @_cpu("sort_by_expert")
 def sort_by_expert(
-    topk_ids: torch.Tensor, num_experts: int
+    topk_ids: torch.Tensor, num_experts: int, *, expert_map: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    _shapes.sort_by_expert(topk_ids, num_experts)
-    ids = topk_ids.reshape(-1).long()
+    _shapes.sort_by_expert(topk_ids, num_experts, expert_map)
+    ids = reference.local_ids(topk_ids, expert_map).reshape(-1).long()
     valid = (ids >= 0) & (ids < num_experts)
     pair = torch.arange(ids.numel())
     # Invalid pairs sort behind the last expert, so the valid ones fill the first rows.
@@ -160,8 +162,9 @@ def _layer(
     w2: torch.Tensor,
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
+    expert_map: torch.Tensor | None,
 ) -> torch.Tensor:
-    offsets, row_index, row_position = sort_by_expert(topk_ids, w13.size(0))
+    offsets, row_index, row_position = sort_by_expert(topk_ids, w13.size(0), expert_map=expert_map)
     intermediate = grouped_gemm(
         hidden_states,
         w13,

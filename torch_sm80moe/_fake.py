@@ -29,10 +29,11 @@ def _fused_moe(
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     *,
+    expert_map: torch.Tensor | None = None,
     tactic_w13: int = -1,
     tactic_w2: int = -1,
 ) -> torch.Tensor:
-    shape = _shapes.fused_moe(hidden_states, w13, w2, topk_weights, topk_ids)
+    shape = _shapes.fused_moe(hidden_states, w13, w2, topk_weights, topk_ids, expert_map)
     return hidden_states.new_empty(shape)
 
 
@@ -45,10 +46,11 @@ def _fused_moe_out(
     topk_ids: torch.Tensor,
     out: torch.Tensor,
     *,
+    expert_map: torch.Tensor | None = None,
     tactic_w13: int = -1,
     tactic_w2: int = -1,
 ) -> None:
-    _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out)
+    _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out, expert_map)
 
 
 @_fake("topk_route")
@@ -79,9 +81,9 @@ def _topk_route(
 
 @_fake("sort_by_expert")
 def _sort_by_expert(
-    topk_ids: torch.Tensor, num_experts: int
+    topk_ids: torch.Tensor, num_experts: int, *, expert_map: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    num_tokens, top_k = _shapes.sort_by_expert(topk_ids, num_experts)
+    num_tokens, top_k = _shapes.sort_by_expert(topk_ids, num_experts, expert_map)
     return (
         topk_ids.new_empty((num_experts + 1,), dtype=torch.int32),
         topk_ids.new_empty((num_tokens * top_k,), dtype=torch.int32),

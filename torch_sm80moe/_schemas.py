@@ -8,15 +8,16 @@ NAMESPACE = "sm80moe"
 
 SCHEMAS: tuple[str, ...] = (
     "fused_moe(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weights, Tensor topk_ids,"
-    " *, int tactic_w13=-1, int tactic_w2=-1) -> Tensor",
+    " *, Tensor? expert_map=None, int tactic_w13=-1, int tactic_w2=-1) -> Tensor",
     "fused_moe_out(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weights,"
-    " Tensor topk_ids, Tensor(a!) out, *, int tactic_w13=-1, int tactic_w2=-1) -> ()",
+    " Tensor topk_ids, Tensor(a!) out, *, Tensor? expert_map=None,"
+    " int tactic_w13=-1, int tactic_w2=-1) -> ()",
     "topk_route(Tensor router_logits, int top_k, bool renormalize=True, *, int scoring=0,"
     " Tensor? correction_bias=None, int n_group=1, int topk_group=1, int group_score=1,"
     " float routed_scaling_factor=1.0, Tensor? expert_map=None,"
     " bool return_tokens_per_expert=False)"
     " -> (Tensor topk_weights, Tensor topk_ids, Tensor tokens_per_expert)",
-    "sort_by_expert(Tensor topk_ids, int num_experts)"
+    "sort_by_expert(Tensor topk_ids, int num_experts, *, Tensor? expert_map=None)"
     " -> (Tensor expert_offsets, Tensor row_index, Tensor row_position)",
     "grouped_gemm(Tensor a, Tensor w, Tensor expert_offsets, Tensor? row_index=None,"
     " *, int top_k=1, int epilogue=0, int tactic=-1) -> Tensor",

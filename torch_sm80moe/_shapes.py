@@ -38,6 +38,7 @@ def fused_moe(
     w2: torch.Tensor,
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
+    expert_map: torch.Tensor | None,
     *,
     op: str = "fused_moe",
 ) -> tuple[int, int]:
@@ -68,6 +69,7 @@ def fused_moe(
     _require_device(op, "topk_ids", topk_ids, hidden_states, "hidden_states")
     _require_device(op, "w13", w13, hidden_states, "hidden_states")
     _require_device(op, "w2", w2, hidden_states, "hidden_states")
+    _require_expert_map(op, expert_map, topk_ids)
     return num_tokens, hidden_size
 
 
@@ -78,10 +80,11 @@ def fused_moe_out(
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     out: torch.Tensor,
+    expert_map: torch.Tensor | None,
 ) -> None:
     """Check the arguments of `fused_moe_out`."""
     op = "fused_moe_out"
-    shape = fused_moe(hidden_states, w13, w2, topk_weights, topk_ids, op=op)
+    shape = fused_moe(hidden_states, w13, w2, topk_weights, topk_ids, expert_map, op=op)
     _require_dtype(op, "out", out, (hidden_states.dtype,))
     _require_shape(op, "out", out, shape)
     _require_row_strides(op, "out", out)
@@ -132,7 +135,9 @@ def topk_route(
     return num_tokens, top_k
 
 
-def sort_by_expert(topk_ids: torch.Tensor, num_experts: int) -> tuple[int, int]:
+def sort_by_expert(
+    topk_ids: torch.Tensor, num_experts: int, expert_map: torch.Tensor | None
+) -> tuple[int, int]:
     """Check the arguments of `sort_by_expert`; return the shape [T, k] of `row_position`."""
     op = "sort_by_expert"
     _require_dtype(op, "topk_ids", topk_ids, _IDS)
@@ -140,6 +145,7 @@ def sort_by_expert(topk_ids: torch.Tensor, num_experts: int) -> tuple[int, int]:
     _require_choices(op, topk_ids)
     _require_int(op, "num_experts", num_experts, 1, MAX_EXPERTS)
     _require_contiguous_last_dimension(op, "topk_ids", topk_ids)
+    _require_expert_map(op, expert_map, topk_ids)
     return topk_ids.size(0), topk_ids.size(1)
 
 
@@ -295,6 +301,16 @@ def _require_choices(op: str, ids: torch.Tensor, name: str = "topk_ids") -> None
     if ids.size(1) < 1:
         raise ValueError(f"{op}: {name} must have at least one column, got {_list(ids.shape)}")
     _require_rows(op, name, ids.numel())
+
+
+def _require_expert_map(op: str, expert_map: torch.Tensor | None, topk_ids: torch.Tensor) -> None:
+    if expert_map is None:
+        return
+    _require_dtype(op, "expert_map", expert_map, (torch.int32,))
+    _require_shape(op, "expert_map", expert_map, ("G",))
+    _require_int(op, "the length of expert_map", expert_map.size(0), 1, _MAX_INT)
+    _require_contiguous(op, "expert_map", expert_map)
+    _require_device(op, "expert_map", expert_map, topk_ids, "topk_ids")
 
 
 def _require_rows(op: str, name: str, num_rows: int) -> None:

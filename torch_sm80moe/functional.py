@@ -35,6 +35,7 @@ def fused_moe(
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     *,
+    expert_map: torch.Tensor | None = None,
     tactic_w13: int = -1,
     tactic_w2: int = -1,
 ) -> torch.Tensor:
@@ -53,6 +54,9 @@ def fused_moe(
         topk_weights: router weights `[T, k]`, float32, last dimension contiguous, same device.
         topk_ids: expert ids `[T, k]`, int32 or int64, last dimension contiguous, same device. An id
             outside `[0, E)` contributes nothing; repeated ids count each time. k may exceed E.
+        expert_map: `[G]`, int32, contiguous, same device: ids are those of all G experts, and
+            `expert_map[id]` is the expert's index on this device; one outside `[0, E)`, such as -1,
+            or an id outside `[0, G)`, contributes nothing. None means that ids are indices.
         tactic_w13: id of the tactic of the first GEMM; -1 selects one by the problem's size. If
             neither is forced, few rows (see `decode_limit`) run without tactics.
         tactic_w2: the same for the second GEMM.
@@ -87,7 +91,7 @@ def fused_moe(
         torch.Size([3, 64])
     """
     if _settings.CHECK_IDS:
-        _check_ids("fused_moe", topk_ids, w13.size(0))
+        _check_ids("fused_moe", topk_ids, w13.size(0), expert_map)
     try:
         return _ops.fused_moe(
             hidden_states,
@@ -95,11 +99,12 @@ def fused_moe(
             w2,
             topk_weights,
             topk_ids,
+            expert_map=expert_map,
             tactic_w13=tactic_w13,
             tactic_w2=tactic_w2,
         )
     except RuntimeError:
-        _shapes.fused_moe(hidden_states, w13, w2, topk_weights, topk_ids)
+        _shapes.fused_moe(hidden_states, w13, w2, topk_weights, topk_ids, expert_map)
         _require_tactics("fused_moe", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
         _require_kernels("fused_moe", "hidden_states", hidden_states)
         raise
@@ -113,6 +118,7 @@ def fused_moe_out(
     topk_ids: torch.Tensor,
     out: torch.Tensor,
     *,
+    expert_map: torch.Tensor | None = None,
     tactic_w13: int = -1,
     tactic_w2: int = -1,
 ) -> torch.Tensor:
@@ -126,6 +132,7 @@ def fused_moe_out(
         topk_ids: as in `fused_moe`.
         out: `[T, H]`, dtype, device and layout rules of `hidden_states`; rows do not overlap, and
             no memory is shared with an input. Every element is written.
+        expert_map: as in `fused_moe`.
         tactic_w13: as in `fused_moe`.
         tactic_w2: as in `fused_moe`.
 
@@ -153,7 +160,7 @@ def fused_moe_out(
         True
     """
     if _settings.CHECK_IDS:
-        _check_ids("fused_moe_out", topk_ids, w13.size(0))
+        _check_ids("fused_moe_out", topk_ids, w13.size(0), expert_map)
     try:
         _ops.fused_moe_out(
             hidden_states,
@@ -162,11 +169,12 @@ def fused_moe_out(
             topk_weights,
             topk_ids,
             out,
+            expert_map=expert_map,
             tactic_w13=tactic_w13,
             tactic_w2=tactic_w2,
         )
     except RuntimeError:
-        _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out)
+        _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out, expert_map)
         _require_tactics("fused_moe_out", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
         _require_kernels("fused_moe_out", "hidden_states", hidden_states)
         raise
@@ -280,7 +288,7 @@ def topk_route(
 
 
 def sort_by_expert(
-    topk_ids: torch.Tensor, num_experts: int
+    topk_ids: torch.Tensor, num_experts: int, *, expert_map: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Order the pairs (token, choice) by expert, keeping their order within an expert.
 
@@ -291,6 +299,7 @@ def sort_by_expert(
         topk_ids: `[T, k]`, int32 or int64, last dimension contiguous. Ids outside
             `[0, num_experts)` get no row.
         num_experts: E, 1 to 1024.
+        expert_map: as in `fused_moe`.
 
     Returns:
         `expert_offsets [E + 1]`, `row_index [T * k]` (-1 in rows that no pair has) and
@@ -315,11 +324,13 @@ def sort_by_expert(
         tensor([0, 1, 3], dtype=torch.int32)
     """
     if _settings.CHECK_IDS:
-        _check_ids("sort_by_expert", topk_ids, num_experts)
+        _check_ids("sort_by_expert", topk_ids, num_experts, expert_map)
     try:
-        offsets, row_index, row_position = _ops.sort_by_expert(topk_ids, num_experts)
+        offsets, row_index, row_position = _ops.sort_by_expert(
+            topk_ids, num_experts, expert_map=expert_map
+        )
     except RuntimeError:
-        _shapes.sort_by_expert(topk_ids, num_experts)
+        _shapes.sort_by_expert(topk_ids, num_experts, expert_map)
         _require_kernels("sort_by_expert", "topk_ids", topk_ids)
         raise
     return offsets, row_index, row_position
@@ -637,14 +648,17 @@ def _require_kernels(op: str, name: str, tensor: torch.Tensor) -> None:
         )
 
 
-def _check_ids(op: str, topk_ids: torch.Tensor, num_experts: int) -> None:
+def _check_ids(
+    op: str, topk_ids: torch.Tensor, num_experts: int, expert_map: torch.Tensor | None
+) -> None:
     # The values are unknown while a graph is captured or compiled.
     if torch.compiler.is_compiling() or topk_ids.numel() == 0:
         return
+    num_ids = num_experts if expert_map is None else expert_map.numel()
     low, high = (int(bound) for bound in topk_ids.aminmax())
-    if low < 0 or high >= num_experts:
+    if low < 0 or high >= num_ids:
         worst = low if low < 0 else high
-        raise ValueError(f"{op}: topk_ids must be in [0, {num_experts}), got {worst}")
+        raise ValueError(f"{op}: topk_ids must be in [0, {num_ids}), got {worst}")
 
 
 def _number(op: str, argument: str, name: str, names: tuple[str, ...]) -> int:

@@ -17,9 +17,11 @@ def fused_moe(
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     *,
+    expert_map: torch.Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Return `[T, H]` of `dtype`: the weighted sum of the chosen experts' outputs."""
+    topk_ids = local_ids(topk_ids, expert_map)
     out = torch.zeros(hidden_states.shape, dtype=dtype, device=hidden_states.device)
     for expert in range(w13.size(0)):
         tokens, choices = (topk_ids == expert).nonzero(as_tuple=True)
@@ -103,11 +105,19 @@ def _without_other_groups(
     return groups.masked_fill(~is_best[..., None], -torch.inf).flatten(1)
 
 
+def local_ids(topk_ids: torch.Tensor, expert_map: torch.Tensor | None) -> torch.Tensor:
+    """Return what the map makes of each id; -1 for an id that it does not have."""
+    if expert_map is None:
+        return topk_ids
+    is_mapped = (topk_ids >= 0) & (topk_ids < expert_map.numel())
+    return expert_map[topk_ids.where(is_mapped, 0)].where(is_mapped, -1)
+
+
 def sort_by_expert(
-    topk_ids: torch.Tensor, num_experts: int
+    topk_ids: torch.Tensor, num_experts: int, *, expert_map: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return `expert_offsets [E + 1]`, `row_index [T * k]` and `row_position [T, k]`, int32."""
-    ids = topk_ids.reshape(-1)
+    ids = local_ids(topk_ids, expert_map).reshape(-1)
     pairs_of_expert = [(ids == expert).nonzero().squeeze(1) for expert in range(num_experts)]
     offsets, row_index = [0], torch.full_like(ids, -1, dtype=torch.int32)
     row_position = torch.full_like(ids, -1, dtype=torch.int32)

@@ -7,6 +7,7 @@
 
 #include "common/device_info.h"
 #include "common/element_type.h"
+#include "common/expert_ids.h"
 
 namespace sm80moe::decode {
 
@@ -17,16 +18,14 @@ struct LayerArgs {
   const void* w13;            // [num_experts, 2 * intermediate_size, hidden_size]: gates, then ups
   const void* w2;             // [num_experts, hidden_size, intermediate_size]
   const float* topk_weights;  // [num_tokens, top_k]
-  const void* topk_ids;       // [num_tokens, top_k] int32 or int64
+  ExpertIds topk_ids;         // [num_tokens, top_k]
   void* intermediate;         // [num_pairs, intermediate_size] contiguous, written and read
   void* out;                  // [num_tokens, hidden_size]
   int64_t hidden_states_row_stride;
   int64_t w13_expert_stride, w13_row_stride;
   int64_t w2_expert_stride, w2_row_stride;
   int64_t topk_weights_row_stride;
-  int64_t topk_ids_row_stride;
   int64_t out_row_stride;
-  bool ids_are_int64;
   int num_tokens;
   int top_k;
   int num_experts;

@@ -24,10 +24,8 @@ class ExpertGroups {
     const int pair = lane_index();
     token_ = pair / args.top_k;
     expert_ = kInvalidExpert;
-    if (token_ < args.num_tokens) {
-      const int64_t at = token_ * args.topk_ids_row_stride + (pair - token_ * args.top_k);
-      expert_ = expert_at(args.topk_ids, args.ids_are_int64, at, args.num_experts);
-    }
+    if (token_ < args.num_tokens)
+      expert_ = expert_at(args.topk_ids, token_, pair - token_ * args.top_k, args.num_experts);
     const bool valid = expert_ != kInvalidExpert;
     valid_pairs_ = __ballot_sync(kFullWarp, valid);
 

@@ -99,6 +99,15 @@ void Checker::between(const char* name, int64_t value, int64_t low, int64_t high
   fail(name, " must be between ", low, " and ", high, meaning, ", got ", value);
 }
 
+void Checker::expert_map(const std::optional<Tensor>& map, const Tensor& topk_ids) const {
+  if (!map.has_value()) return;
+  dtype("expert_map", *map, {ScalarType::Int});
+  shape("expert_map", *map, {"G"});
+  between("the length of expert_map", map->numel(), 1, std::numeric_limits<int32_t>::max());
+  contiguous("expert_map", *map);
+  same_device("expert_map", *map, "topk_ids", topk_ids);
+}
+
 void Checker::rows(const char* name, const Tensor& t) const {
   contiguous_last_dimension(name, t);
   const auto strides = t.strides();
@@ -144,6 +153,17 @@ void Checker::same_device(const char* name, const Tensor& t, const char* leader_
   if (!same)
     fail(name, " must be on ", device_name(leader), " like ", leader_name, ", got ",
          device_name(t));
+}
+
+ExpertIds expert_ids(const Tensor& topk_ids, const std::optional<Tensor>& expert_map,
+                     int64_t num_experts) {
+  ExpertIds ids{};
+  ids.ids = topk_ids.data_ptr();
+  ids.row_stride = topk_ids.stride(0);
+  ids.are_int64 = topk_ids.scalar_type() == ScalarType::Long;
+  ids.num_ids = static_cast<int>(expert_map.has_value() ? expert_map->numel() : num_experts);
+  if (expert_map.has_value()) ids.expert_map = static_cast<const int32_t*>(expert_map->data_ptr());
+  return ids;
 }
 
 ElementType element_type(const Tensor& t) {

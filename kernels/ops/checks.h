@@ -6,11 +6,13 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <initializer_list>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 
 #include "common/element_type.h"
+#include "common/expert_ids.h"
 #include "common/limits.h"
 
 namespace sm80moe::ops {
@@ -50,6 +52,9 @@ class Checker {
   void between(const char* name, int64_t value, int64_t low, int64_t high,
                const char* high_meaning = "") const;
 
+  // From all experts, whose number is anyone's, to those of this device.
+  void expert_map(const std::optional<Tensor>& map, const Tensor& topk_ids) const;
+
   // Rows that kernels read and write 16 bytes at a time.
   void rows(const char* name, const Tensor& t) const;
   void distinct_rows(const char* name, const Tensor& t) const;
@@ -61,6 +66,10 @@ class Checker {
  private:
   const char* op_;
 };
+
+// The ids as our kernels read them; without a map there are num_experts.
+ExpertIds expert_ids(const Tensor& topk_ids, const std::optional<Tensor>& expert_map,
+                     int64_t num_experts);
 
 // The dtype as our kernels name it; the checks have made sure that it is one of the three.
 ElementType element_type(const Tensor& t);

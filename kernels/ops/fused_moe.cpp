@@ -14,6 +14,7 @@ namespace {
 // The arguments of one call, checked.
 struct Layer {
   const Tensor &hidden_states, &w13, &w2, &topk_weights, &topk_ids;
+  const std::optional<Tensor>& expert_map;
   int64_t tactic_w13, tactic_w2;
 
   int64_t num_tokens() const { return hidden_states.size(0); }
@@ -27,7 +28,8 @@ struct Layer {
 };
 
 void check_layer(const Checker& check, const Layer& layer) {
-  const auto& [hidden_states, w13, w2, topk_weights, topk_ids, tactic_w13, tactic_w2] = layer;
+  const auto& [hidden_states, w13, w2, topk_weights, topk_ids, expert_map, tactic_w13, tactic_w2] =
+      layer;
   check.dtype("hidden_states", hidden_states, {ScalarType::Half, ScalarType::BFloat16});
   check.dtype("w13", w13, {hidden_states.scalar_type()});
   check.dtype("w2", w2, {hidden_states.scalar_type()});
@@ -54,6 +56,7 @@ void check_layer(const Checker& check, const Layer& layer) {
   check.same_device("topk_ids", topk_ids, "hidden_states", hidden_states);
   check.same_device("w13", w13, "hidden_states", hidden_states);
   check.same_device("w2", w2, "hidden_states", hidden_states);
+  check.expert_map(expert_map, topk_ids);
 }
 
 // Tokens that are processed at once, and the result's rows for them.
@@ -62,10 +65,12 @@ struct Chunk {
       : layer(layer),
         hidden_states(row(layer.hidden_states, begin)),
         topk_weights(row(layer.topk_weights, begin)),
-        topk_ids(row(layer.topk_ids, begin)),
+        topk_ids(expert_ids(layer.topk_ids, layer.expert_map, layer.num_experts())),
         out(row(out, begin)),
         out_stride(out.stride(0)),
-        num_tokens(end - begin) {}
+        num_tokens(end - begin) {
+    topk_ids.ids = row(layer.topk_ids, begin);
+  }
 
   static void* row(const Tensor& t, int64_t index) {
     return static_cast<char*>(t.data_ptr()) + index * t.stride(0) * t.element_size();
@@ -73,7 +78,9 @@ struct Chunk {
   int num_rows() const { return static_cast<int>(num_tokens * layer.top_k()); }
 
   const Layer& layer;
-  void *hidden_states, *topk_weights, *topk_ids, *out;
+  void *hidden_states, *topk_weights;
+  ExpertIds topk_ids;
+  void* out;
   int64_t out_stride;
   int64_t num_tokens;
 };
@@ -104,8 +111,6 @@ cudaError_t sort(const DeviceScope& device, const Chunk& chunk, const Workspace&
   const Layer& layer = chunk.layer;
   routing::SortArgs args{};
   args.topk_ids = chunk.topk_ids;
-  args.ids_row_stride = layer.topk_ids.stride(0);
-  args.ids_are_int64 = layer.topk_ids.scalar_type() == ScalarType::Long;
   args.num_pairs = chunk.num_rows();
   args.top_k = static_cast<int>(layer.top_k());
   args.num_experts = static_cast<int>(layer.num_experts());
@@ -180,9 +185,7 @@ decode::LayerArgs decode_args(const Chunk& chunk, const Workspace& work) {
   args.w2_expert_stride = layer.w2.stride(0);
   args.w2_row_stride = layer.w2.stride(1);
   args.topk_weights_row_stride = layer.topk_weights.stride(0);
-  args.topk_ids_row_stride = layer.topk_ids.stride(0);
   args.out_row_stride = chunk.out_stride;
-  args.ids_are_int64 = layer.topk_ids.scalar_type() == ScalarType::Long;
   args.num_tokens = static_cast<int>(chunk.num_tokens);
   args.top_k = static_cast<int>(layer.top_k());
   args.num_experts = static_cast<int>(layer.num_experts());
@@ -236,9 +239,10 @@ void run(const Checker& check, const DeviceScope& device, const Layer& layer, co
 }  // namespace
 
 Tensor fused_moe(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weights, Tensor topk_ids,
-                 int64_t tactic_w13, int64_t tactic_w2) {
+                 std::optional<Tensor> expert_map, int64_t tactic_w13, int64_t tactic_w2) {
   const Checker check("fused_moe");
-  const Layer layer{hidden_states, w13, w2, topk_weights, topk_ids, tactic_w13, tactic_w2};
+  const Layer layer{hidden_states, w13,        w2,         topk_weights,
+                    topk_ids,      expert_map, tactic_w13, tactic_w2};
   check_layer(check, layer);
   const DeviceScope device(check, hidden_states);
   Tensor out = device.empty({layer.num_tokens(), layer.hidden_size()}, hidden_states.scalar_type());
@@ -247,9 +251,11 @@ Tensor fused_moe(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weight
 }
 
 void fused_moe_out(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weights,
-                   Tensor topk_ids, Tensor out, int64_t tactic_w13, int64_t tactic_w2) {
+                   Tensor topk_ids, Tensor out, std::optional<Tensor> expert_map,
+                   int64_t tactic_w13, int64_t tactic_w2) {
   const Checker check("fused_moe_out");
-  const Layer layer{hidden_states, w13, w2, topk_weights, topk_ids, tactic_w13, tactic_w2};
+  const Layer layer{hidden_states, w13,        w2,         topk_weights,
+                    topk_ids,      expert_map, tactic_w13, tactic_w2};
   check_layer(check, layer);
   check.dtype("out", out, {hidden_states.scalar_type()});
   check.shape("out", out, {layer.num_tokens(), layer.hidden_size()});

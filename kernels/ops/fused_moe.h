@@ -1,13 +1,16 @@
 #pragma once
 
+#include <optional>
+
 #include "ops/checks.h"
 
 namespace sm80moe::ops {
 
 Tensor fused_moe(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weights, Tensor topk_ids,
-                 int64_t tactic_w13, int64_t tactic_w2);
+                 std::optional<Tensor> expert_map, int64_t tactic_w13, int64_t tactic_w2);
 void fused_moe_out(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weights,
-                   Tensor topk_ids, Tensor out, int64_t tactic_w13, int64_t tactic_w2);
+                   Tensor topk_ids, Tensor out, std::optional<Tensor> expert_map,
+                   int64_t tactic_w13, int64_t tactic_w2);
 int64_t workspace_size(int64_t num_tokens, int64_t num_experts, int64_t top_k, int64_t hidden_size,
                        int64_t intermediate_size);
 

@@ -82,7 +82,8 @@ std::tuple<Tensor, Tensor, Tensor> topk_route(
   return {topk_weights, topk_ids, tokens_per_expert};
 }
 
-std::tuple<Tensor, Tensor, Tensor> sort_by_expert(Tensor topk_ids, int64_t num_experts) {
+std::tuple<Tensor, Tensor, Tensor> sort_by_expert(Tensor topk_ids, int64_t num_experts,
+                                                  std::optional<Tensor> expert_map) {
   const Checker check("sort_by_expert");
   check.dtype("topk_ids", topk_ids, {ScalarType::Int, ScalarType::Long});
   check.shape("topk_ids", topk_ids, {"T", "k"});
@@ -90,6 +91,7 @@ std::tuple<Tensor, Tensor, Tensor> sort_by_expert(Tensor topk_ids, int64_t num_e
   check.num_rows("topk_ids", topk_ids.numel());
   check.between("num_experts", num_experts, 1, kMaxExperts);
   check.contiguous_last_dimension("topk_ids", topk_ids);
+  check.expert_map(expert_map, topk_ids);
 
   const DeviceScope device(check, topk_ids);
   const int64_t num_pairs = topk_ids.numel(), top_k = topk_ids.size(1);
@@ -98,9 +100,7 @@ std::tuple<Tensor, Tensor, Tensor> sort_by_expert(Tensor topk_ids, int64_t num_e
   Tensor row_position = device.empty({topk_ids.size(0), top_k}, ScalarType::Int);
 
   routing::SortArgs args{};
-  args.topk_ids = topk_ids.data_ptr();
-  args.ids_row_stride = topk_ids.stride(0);
-  args.ids_are_int64 = topk_ids.scalar_type() == ScalarType::Long;
+  args.topk_ids = expert_ids(topk_ids, expert_map, num_experts);
   args.num_pairs = static_cast<int>(num_pairs);
   args.top_k = static_cast<int>(top_k);
   args.num_experts = static_cast<int>(num_experts);

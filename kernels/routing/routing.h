@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "common/element_type.h"
+#include "common/expert_ids.h"
 #include "common/limits.h"
 
 namespace sm80moe::routing {
@@ -42,9 +43,7 @@ cudaError_t topk_route(const TopkArgs& args, cudaStream_t stream);
 
 // A pair p = t * top_k + j is one (token, choice). Valid pairs are sorted by expert, stably.
 struct SortArgs {
-  const void* topk_ids;  // [num_tokens, top_k] int32 or int64
-  int64_t ids_row_stride;
-  bool ids_are_int64;
+  ExpertIds topk_ids;  // [num_tokens, top_k]
   int num_pairs;
   int top_k;
   int num_experts;

@@ -24,7 +24,8 @@ SM80MOE_DEVICE PairRange range_of_cta(const SortArgs& args) {
 }
 
 // Shared memory: first_row[num_experts + 1], then counts[num_warps][num_experts].
-__global__ void __launch_bounds__(kMaxWarps* kWarpSize)
+// Alone on its SM, it may have all registers.
+__global__ void __launch_bounds__(kMaxWarps* kWarpSize, 1)
     sort_in_one_cta_kernel(const __grid_constant__ SortArgs args) {
   extern __shared__ int first_row[];
   int* counts = first_row + args.num_experts + 1;

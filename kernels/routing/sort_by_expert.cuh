@@ -22,8 +22,7 @@ SM80MOE_DEVICE PairRange part_of(PairRange range, int index, int num_parts) {
 
 SM80MOE_DEVICE int expert_of(const SortArgs& args, int pair) {
   const int token = pair / args.top_k;
-  const int64_t at = token * args.ids_row_stride + (pair - token * args.top_k);
-  return expert_at(args.topk_ids, args.ids_are_int64, at, args.num_experts);
+  return expert_at(args.topk_ids, token, pair - token * args.top_k, args.num_experts);
 }
 
 // counts[warp][num_experts] = experts of each warp's segment of `range`; the whole CTA calls.

@@ -497,6 +497,14 @@ BROKEN_KERNELS = [
         int64=True,
     ),
     broken_decode(
+        "id_past_the_map_believed",
+        {"out-of-bounds"},
+        Edit("common/expert_ids.cuh", "id < 0 || id >= ids.num_ids", "id < 0"),
+        top_k=12,
+        ids="mixed",
+        map=True,
+    ),
+    broken_decode(
         "products_added_up_without_barrier",
         {"race", "uninitialised"},
         Edit(DECODE, "  __syncthreads();\n", ""),

@@ -21,6 +21,8 @@ HAZARDS: dict[str, dict[str, object]] = {
     "half_a_group_and_one": {"tokens": 5, "top_k": 1, "ids": "last"},
     "all_invalid": {"tokens": 3, "top_k": 4, "ids": "invalid"},
     "some_invalid": {"tokens": 5, "top_k": 6, "ids": "mixed"},
+    "expert_map": {"tokens": 5, "top_k": 6, "ids": "mixed", "map": True},
+    "expert_map_of_wide_ids": {"tokens": 4, "top_k": 8, "ids": "mixed", "int64": True, "map": True},
     "wide_ids": {"tokens": 5, "top_k": 6, "ids": "mixed", "int64": True},
     "smallest": {"tokens": 2, "top_k": 2, "hidden": 8, "intermediate": 8},
     "whole_steps": {"top_k": 3, "hidden": 2 * LANES, "intermediate": LANES},

@@ -82,6 +82,12 @@ def test_sort_by_expert(program: Path, seed: int, tokens: int, int64: bool) -> N
     run_ok(program, "sort", tokens=tokens, top_k=2, int64=int64, invalid=True, pad=3, seed=seed)
 
 
+@pytest.mark.parametrize("tokens", [40, 3000])
+@pytest.mark.parametrize("int64", [False, True])
+def test_sort_with_an_expert_map(program: Path, seed: int, tokens: int, int64: bool) -> None:
+    run_ok(program, "sort", tokens=tokens, int64=int64, invalid=True, map=True, pad=1, seed=seed)
+
+
 @pytest.mark.parametrize("experts", [1, 31, 33, 1024])
 @pytest.mark.parametrize("tokens", [70, 2100])
 def test_sort_with_few_and_many_experts(

@@ -195,6 +195,27 @@ MOE_CASES = {
     ),
 }
 
+MAP_CASES = {
+    "dtype": Case(
+        put("expert_map", torch.Tensor.long), TypeError, "expert_map must be int32, got int64"
+    ),
+    "dimensions": Case(
+        put("expert_map", lambda t: t[None]),
+        ValueError,
+        r"expert_map must have shape \[G\], got \[1, 6\]",
+    ),
+    "empty": Case(
+        put("expert_map", lambda t: t[:0]),
+        ValueError,
+        "the length of expert_map must be between 1 and 2147483647, got 0",
+    ),
+    "stride": Case(
+        put("expert_map", lambda t: t[::2]),
+        ValueError,
+        r"expert_map must be contiguous, got strides \[2\]",
+    ),
+}
+
 OUT_CASES = {
     "dtype": Case(put("out", torch.Tensor.half), TypeError, "out must be bfloat16, got float16"),
     "shape": Case(
@@ -223,6 +244,10 @@ def out_arguments(device: torch.device) -> Arguments:
     return {**moe_arguments(device), "out": out}
 
 
+def sort_arguments(device: torch.device) -> Arguments:
+    return {"topk_ids": torch.zeros(5, 2, dtype=torch.int64, device=device), "num_experts": 4}
+
+
 def expect(op: str, arguments: Arguments, error: type[Exception], sentence: str) -> None:
     """Call the function and the operator; both must refuse with the sentence."""
     with pytest.raises(error, match=f"^{op}: {sentence}"):
@@ -237,6 +262,19 @@ def test_fused_moe(case, device):
     case.change(arguments)
     expect("fused_moe", arguments, case.error, case.sentence)
     torch_sm80moe.fused_moe(**moe_arguments(device))
+
+
+@pytest.mark.parametrize("op", ["fused_moe", "fused_moe_out", "sort_by_expert"])
+@pytest.mark.parametrize("case", MAP_CASES.values(), ids=MAP_CASES.keys())
+def test_expert_map(case, op, device):
+    make = {
+        "fused_moe": moe_arguments,
+        "fused_moe_out": out_arguments,
+        "sort_by_expert": sort_arguments,
+    }
+    arguments = {**make[op](device), "expert_map": torch.arange(6, device=device).int()}
+    case.change(arguments)
+    expect(op, arguments, case.error, case.sentence)
 
 
 @pytest.mark.parametrize("case", [*MOE_CASES.values(), *OUT_CASES.values()])
@@ -417,8 +455,7 @@ SORT_CASES = {
 
 @pytest.mark.parametrize("case", SORT_CASES.values(), ids=SORT_CASES.keys())
 def test_sort_by_expert(case, device):
-    ids = torch.zeros(5, 2, dtype=torch.int64, device=device)
-    arguments: Arguments = {"topk_ids": ids, "num_experts": 4}
+    arguments = sort_arguments(device)
     case.change(arguments)
     expect("sort_by_expert", arguments, case.error, case.sentence)
 

@@ -86,21 +86,28 @@ import torch, torch_sm80moe as m
 x, w13, w2 = torch.ones(2, 8).half(), torch.ones(3, 16, 8).half(), torch.ones(3, 8, 8).half()
 weights = torch.ones(2, 1)
 for ids in ([[0], [2]], [[0], [3]], [[-1], [0]]):
-    for call in (lambda i: m.fused_moe(x, w13, w2, weights, i), lambda i: m.sort_by_expert(i, 3)):
+    for call in (
+        lambda i: m.fused_moe(x, w13, w2, weights, i),
+        lambda i: m.sort_by_expert(i, 3),
+        lambda i: m.fused_moe(x, w13, w2, weights, i, expert_map=torch.arange(4).int()),
+    ):
         try:
             call(torch.tensor(ids))
             print("fine")
         except ValueError as error:
             print(error)
 """
-    assert result_of(code).splitlines() == ["fine"] * 6
+    assert result_of(code).splitlines() == ["fine"] * 9
     assert result_of(code, SM80MOE_CHECK_IDS="1").splitlines() == [
+        "fine",
         "fine",
         "fine",
         "fused_moe: topk_ids must be in [0, 3), got 3",
         "sort_by_expert: topk_ids must be in [0, 3), got 3",
+        "fine",
         "fused_moe: topk_ids must be in [0, 3), got -1",
         "sort_by_expert: topk_ids must be in [0, 3), got -1",
+        "fused_moe: topk_ids must be in [0, 4), got -1",
     ]
 
 

@@ -23,6 +23,15 @@ def test_fused_moe(hazard, dtype, device):
     check(OPERATORS.fused_moe_out, *inputs, torch.empty_like(inputs.hidden_states))
 
 
+def test_expert_map(device):
+    inputs = Problem(5, 4, 2).make(device)
+    expert_map = torch.tensor([2, -1, 0], device=device).int()
+    out = torch.empty_like(inputs.hidden_states)
+    check(OPERATORS.fused_moe, *inputs, expert_map=expert_map)
+    check(OPERATORS.fused_moe_out, *inputs, out, expert_map=expert_map)
+    check(OPERATORS.sort_by_expert, inputs.topk_ids, 4, expert_map=expert_map)
+
+
 def test_fused_moe_without_tokens(device):
     inputs = Problem(0, 4, 2).make(device)
     check(OPERATORS.fused_moe, *inputs)

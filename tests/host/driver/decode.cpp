@@ -54,6 +54,7 @@ class Problem {
  public:
   Problem(const Shape& shape, const Options& options, simt::Random random)
       : shape_(shape),
+        map_(options.number("map", 0), shape.experts, random),
         x_("hidden_states", shape.tokens, shape.hidden, shape, random),
         w13_("w13", shape.experts * 2 * shape.intermediate, shape.hidden, shape, random),
         w2_("w2", shape.experts * shape.hidden, shape.intermediate, shape, random),
@@ -81,7 +82,7 @@ class Problem {
     args.w13 = w13_.data();
     args.w2 = w2_.data();
     args.topk_weights = weights_.data();
-    args.topk_ids = ids_.data();
+    args.topk_ids = {ids_.data(), ids_.stride(), sizeof(Id) == 8, map_.data(), map_.num_ids()};
     args.intermediate = intermediate_.data();
     args.out = out_.data();
     args.hidden_states_row_stride = x_.stride();
@@ -90,9 +91,7 @@ class Problem {
     args.w2_row_stride = w2_.stride();
     args.w2_expert_stride = shape_.hidden * w2_.stride();
     args.topk_weights_row_stride = weights_.stride();
-    args.topk_ids_row_stride = ids_.stride();
     args.out_row_stride = out_.stride();
-    args.ids_are_int64 = sizeof(Id) == 8;
     args.num_tokens = shape_.tokens;
     args.top_k = shape_.top_k;
     args.num_experts = shape_.experts;
@@ -111,12 +110,12 @@ class Problem {
  private:
   int token(int pair) const { return pair / shape_.top_k; }
   int choice(int pair) const { return pair % shape_.top_k; }
-  Id expert(int pair) const { return ids_.at(token(pair), choice(pair)); }
+  int64_t expert(int pair) const { return map_[ids_.at(token(pair), choice(pair))]; }
   bool is_valid(int pair) const { return expert(pair) >= 0 && expert(pair) < shape_.experts; }
 
   Id id(const std::string& ids, int pair, simt::Random& random) const {
     using Limits = std::numeric_limits<Id>;
-    const Id valid = static_cast<Id>(random.below(shape_.experts));
+    const Id valid = static_cast<Id>(random.below(map_.num_ids()));
     const Id wrong[] = {-1, static_cast<Id>(shape_.experts), Limits::min(), Limits::max()};
     if (ids == "last") return static_cast<Id>(shape_.experts - 1);
     if (ids == "invalid") return wrong[pair % 4];
@@ -132,7 +131,7 @@ class Problem {
       if (bits != kUntouched) wrong_result(where + " must stay untouched");
       return;
     }
-    const int64_t gate_row = int64_t{expert(pair)} * 2 * shape_.intermediate + i;
+    const int64_t gate_row = expert(pair) * 2 * shape_.intermediate + i;
     double gate = 0, up = 0;
     for (int h = 0; h < shape_.hidden; ++h) {
       gate += x_.value(token(pair), h) * w13_.value(gate_row, h);
@@ -153,7 +152,7 @@ class Problem {
       double product = 0, size = 0;
       for (int i = 0; i < shape_.intermediate; ++i) {
         const double term = to_double(intermediate_.at(pair, i), shape_.type) *
-                            w2_.value(int64_t{expert(pair)} * shape_.hidden + h, i);
+                            w2_.value(expert(pair) * shape_.hidden + h, i);
         product += term;
         size += std::fabs(term);
       }
@@ -172,6 +171,7 @@ class Problem {
   }
 
   const Shape shape_;
+  const ExpertMap map_;
   const Matrix x_, w13_, w2_;
   Tensor<float> weights_;
   Tensor<Id> ids_;

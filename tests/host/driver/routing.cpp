@@ -53,6 +53,7 @@ void sort_ids(const Options& options) {
   const int num_pairs = tokens * top_k;
 
   simt::Random random(simt::settings().seed);
+  const ExpertMap map(options.number("map", 0), experts, random);
   Tensor<Id> ids("topk_ids", tokens, top_k, stride);
   std::vector<int64_t> pairs;
   for (int t = 0; t < tokens; ++t)
@@ -60,18 +61,16 @@ void sort_ids(const Options& options) {
       const Id wrong[] = {-1, static_cast<Id>(experts), std::numeric_limits<Id>::min(),
                           std::numeric_limits<Id>::max()};
       const bool is_wrong = invalid && random.below(3) == 0;
-      const Id valid = static_cast<Id>(one_expert ? experts - 1 : random.below(experts));
+      const Id valid = static_cast<Id>(one_expert ? experts - 1 : random.below(map.num_ids()));
       ids.set(t, j, is_wrong ? wrong[random.below(4)] : valid);
-      pairs.push_back(ids.at(t, j));
+      pairs.push_back(map[ids.at(t, j)]);
     }
   Tensor<int32_t> offsets("expert_offsets", experts + 1), index("row_index", num_pairs);
   Tensor<int32_t> position("row_position", num_pairs), counters("counters", 2);
   Tensor<int32_t> scratch("scratch", sm80moe::routing::sort_scratch_ints(num_pairs, experts));
 
   sm80moe::routing::SortArgs args{};
-  args.topk_ids = ids.data();
-  args.ids_row_stride = stride;
-  args.ids_are_int64 = sizeof(Id) == 8;
+  args.topk_ids = {ids.data(), stride, sizeof(Id) == 8, map.data(), map.num_ids()};
   args.num_pairs = num_pairs;
   args.top_k = top_k;
   args.num_experts = experts;

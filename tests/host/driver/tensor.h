@@ -56,6 +56,31 @@ inline uint16_t to_bits(double value, sm80moe::ElementType type) {
                                                  : __float2half_rn(narrow).bits;
 }
 
+// Maps twice as many experts as this device has: to one of its own, to none, or past the last.
+// Without entries there is no map.
+class ExpertMap {
+ public:
+  ExpertMap(bool exists, int num_experts, simt::Random& random)
+      : exists_(exists),
+        num_ids_(exists ? 2 * num_experts : num_experts),
+        map_("expert_map", exists ? num_ids_ : 0) {
+    for (int id = 0; exists && id < num_ids_; ++id)
+      map_.set_flat(id, static_cast<int32_t>(random.below(num_experts + 2)) - 1);
+  }
+
+  int num_ids() const { return num_ids_; }
+  const int32_t* data() const { return exists_ ? map_.data() : nullptr; }
+  int64_t operator[](int64_t id) const {
+    if (!exists_) return id;
+    return id >= 0 && id < num_ids_ ? map_[id] : -1;
+  }
+
+ private:
+  const bool exists_;
+  const int num_ids_;
+  Tensor<int32_t> map_;
+};
+
 // Half a unit in the last place of a 16-bit type, at `value`.
 inline double half_ulp(double value, sm80moe::ElementType type) {
   const bool bfloat = type == sm80moe::ElementType::kBFloat16;
