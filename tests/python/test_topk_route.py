@@ -137,6 +137,7 @@ def test_groups_are_judged_with_the_bias(device):
     assert ids.tolist() == [[4, 5]]
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("group_score", ["max", "top2_sum"])
 @pytest.mark.parametrize(
     ("num_experts", "n_group", "topk_group"),
