@@ -13,24 +13,25 @@ namespace sm80moe::decode {
 
 // out[t] = sum_j topk_weights[t, j] * (silu(x[t] @ gate_e.T) * (x[t] @ up_e.T)) @ w2_e.T with
 // e = topk_ids[t, j]. A pair p = t * top_k + j is one (token, choice). Strides are in elements.
+// The order is that in which the kernels ask for them.
 struct LayerArgs {
-  const void* hidden_states;  // [num_tokens, hidden_size]
-  const void* w13;            // [num_experts, 2 * intermediate_size, hidden_size]: gates, then ups
-  const void* w2;             // [num_experts, hidden_size, intermediate_size]
-  const float* topk_weights;  // [num_tokens, top_k]
-  ExpertIds topk_ids;         // [num_tokens, top_k]
-  void* intermediate;         // [num_pairs, intermediate_size] contiguous, written and read
-  void* out;                  // [num_tokens, hidden_size]
-  int64_t hidden_states_row_stride;
-  int64_t w13_expert_stride, w13_row_stride;
-  int64_t w2_expert_stride, w2_row_stride;
-  int64_t topk_weights_row_stride;
-  int64_t out_row_stride;
+  ExpertIds topk_ids;  // [num_tokens, top_k]
   int num_tokens;
   int top_k;
   int num_experts;
   int hidden_size;
   int intermediate_size;
+  const void* hidden_states;  // [num_tokens, hidden_size]
+  int64_t hidden_states_row_stride;
+  const void* w13;  // [num_experts, 2 * intermediate_size, hidden_size]: gates, then ups
+  int64_t w13_expert_stride, w13_row_stride;
+  void* intermediate;  // [num_pairs, intermediate_size] contiguous, written and read
+  const void* w2;      // [num_experts, hidden_size, intermediate_size]
+  int64_t w2_expert_stride, w2_row_stride;
+  const float* topk_weights;  // [num_tokens, top_k]
+  int64_t topk_weights_row_stride;
+  void* out;  // [num_tokens, hidden_size]
+  int64_t out_row_stride;
 };
 
 inline constexpr int kMaxPairs = 32;  // a pair a lane: each warp knows the whole routing by heart

@@ -23,15 +23,17 @@ class Down {
       router_weight_ = args.topk_weights[token * args.topk_weights_row_stride + choice];
   }
 
-  SM80MOE_DEVICE Walk walk() const {
-    return Walk(groups_.size(), num_columns(), warp_index(), kWarps);
+  SM80MOE_DEVICE int num_columns() const {
+    return column_pairs_of_cta(args_.hidden_size, blockIdx.x, gridDim.x);
   }
-  SM80MOE_DEVICE int num_chunks() const { return args_.intermediate_size / kRowMultiple; }
+  SM80MOE_DEVICE int first_tile() const { return warp_index(); }
+  SM80MOE_DEVICE int tile_stride() const { return kWarps; }
+  SM80MOE_DEVICE int depth() const { return num_chunks(args_.intermediate_size); }
   SM80MOE_DEVICE const uint4* weights(int expert, int column) const {
     return chunks_at(args_.w2,
                      expert * args_.w2_expert_stride + output_column(column) * args_.w2_row_stride);
   }
-  SM80MOE_DEVICE int64_t second_row_chunks() const { return args_.w2_row_stride / kRowMultiple; }
+  SM80MOE_DEVICE int64_t second_row() const { return args_.w2_row_stride; }
   SM80MOE_DEVICE const uint4* activations(int pair) const {
     return chunks_at(args_.intermediate, int64_t{pair} * args_.intermediate_size);
   }
@@ -62,9 +64,6 @@ class Down {
 
  private:
   SM80MOE_DEVICE int num_pairs() const { return args_.num_tokens * args_.top_k; }
-  SM80MOE_DEVICE int num_columns() const {
-    return column_pairs_of_cta(args_.hidden_size, blockIdx.x, gridDim.x);
-  }
   SM80MOE_DEVICE int output_column(int column) const {
     return 2 * (blockIdx.x + column * gridDim.x);
   }

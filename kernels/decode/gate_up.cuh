@@ -13,7 +13,7 @@ struct Swiglu {
   SM80MOE_DEVICE static float apply(float gate, float up) { return silu(gate) * up; }
 };
 
-// Columns are dealt out to the CTAs first and then to their warps, so that no SM has a row more to
+// Tiles are dealt out to the CTAs first and then to their warps, so that no SM has a tile more to
 // read than any other, and neighbours read neighbouring rows.
 template <class T, class Activation>
 class GateUp {
@@ -21,17 +21,16 @@ class GateUp {
   SM80MOE_DEVICE GateUp(const LayerArgs& args, const ExpertGroups& groups, const Prefetch& prefetch)
       : args_(args), groups_(groups), prefetch_(prefetch) {}
 
-  SM80MOE_DEVICE Walk walk() const {
-    return Walk(groups_.size(), args_.intermediate_size, blockIdx.x + gridDim.x * warp_index(),
-                gridDim.x * kWarps);
-  }
-  SM80MOE_DEVICE int num_chunks() const { return args_.hidden_size / kRowMultiple; }
+  SM80MOE_DEVICE int num_columns() const { return args_.intermediate_size; }
+  SM80MOE_DEVICE int first_tile() const { return blockIdx.x + gridDim.x * warp_index(); }
+  SM80MOE_DEVICE int tile_stride() const { return gridDim.x * kWarps; }
+  SM80MOE_DEVICE int depth() const { return num_chunks(args_.hidden_size); }
   SM80MOE_DEVICE const uint4* weights(int expert, int column) const {
     return chunks_at(args_.w13, expert * args_.w13_expert_stride + column * args_.w13_row_stride);
   }
   // From a gate row to its up row.
-  SM80MOE_DEVICE int64_t second_row_chunks() const {
-    return args_.intermediate_size * args_.w13_row_stride / kRowMultiple;
+  SM80MOE_DEVICE int64_t second_row() const {
+    return args_.intermediate_size * args_.w13_row_stride;
   }
   SM80MOE_DEVICE const uint4* activations(int pair) const {
     return chunks_at(args_.hidden_states, groups_.token_of(pair) * args_.hidden_states_row_stride);

@@ -34,7 +34,7 @@ SM80MOE_DEVICE void prefetch_w2(const LayerArgs& args, const ExpertGroups& group
   for (; row < prefetch.num_rows && !walk.ended(); row += stride, walk.advance()) {
     const int expert = groups[walk.group()].expert;
     const auto* begin = reinterpret_cast<const char*>(
-        chunks_at(args.w2, expert * args.w2_expert_stride + walk.column() * args.w2_row_stride));
+        chunks_at(args.w2, expert * args.w2_expert_stride + walk.tile() * args.w2_row_stride));
 #pragma unroll 1
     for (int at = lane_index() * kSectorBytes; at < prefetch.bytes_per_row;
          at += kWarpSize * kSectorBytes)

@@ -1,6 +1,5 @@
 #pragma once
-// The loop of both kernels: dot products of weight rows, two at a time, with the activations of
-// their expert's pairs.
+// The loop of both kernels: products of weight rows with the activations of their expert's pairs.
 
 #include "common/limits.h"
 #include "common/ptx.cuh"
@@ -15,45 +14,72 @@ inline constexpr int kStages = 4;  // steps of each warp on their way at once
 SM80MOE_DEVICE const uint4* chunks_at(const void* matrix, int64_t element) {
   return reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(matrix) + element);
 }
+SM80MOE_DEVICE int num_chunks(int num_elements) {
+  return static_cast<unsigned>(num_elements) / static_cast<unsigned>(kRowMultiple);
+}
 
-// 32 chunks of two weight rows and of the activations of the group's first pair, in shared memory.
-// A lane copies and reads only chunks of its own: no lane ever waits for another.
+// What a warp multiplies at once, in shared memory: a chunk a lane of each. A lane copies and reads
+// only chunks of its own, so that no lane ever waits for another.
 struct Step {
-  uint4 first[kWarpSize], second[kWarpSize], activations[kWarpSize];
+  uint4 first[kWarpSize], second[kWarpSize];  // weights: gates and ups, or even and odd columns
+  uint4 activations[kWarpSize];
 };
 inline constexpr int kRingBytes = kWarps * kStages * static_cast<int>(sizeof(Step));
 
-// Walks the columns of group 0, then those of group 1, ..., `stride` apart.
+// How the 8 rows and columns of an mma are used: for `width` rows (and as many pairs of a group),
+// each cut into 8 / width slices. The mma multiplies every slice of a row with every slice of a
+// pair; those of the same slice are wanted, the rest costs nothing.
+class Tiling {
+ public:
+  SM80MOE_DEVICE explicit Tiling(int log2_width)
+      : log2_width_(log2_width), log2_slices_(3 - log2_width) {}
+
+  SM80MOE_DEVICE int width() const { return 1 << log2_width_; }
+  SM80MOE_DEVICE int num_tiles(int num_columns) const {
+    return (num_columns + width() - 1) >> log2_width_;
+  }
+  SM80MOE_DEVICE int num_slices() const { return 1 << log2_slices_; }
+  // Lanes 4i to 4i + 3 hold row i of a fragment.
+  SM80MOE_DEVICE int lanes_per_row() const { return 4 << log2_slices_; }
+  SM80MOE_DEVICE int row_of(int index) const { return index >> log2_slices_; }
+  SM80MOE_DEVICE int slice_of(int index) const { return index & (num_slices() - 1); }
+
+ private:
+  const int log2_width_, log2_slices_;
+};
+
+// Walks the tiles of group 0, then those of group 1, ..., `stride` apart.
 class Walk {
  public:
-  SM80MOE_DEVICE Walk(int num_groups, int num_columns, int first, int stride)
-      : num_groups_(num_groups), num_columns_(num_columns), stride_(stride), column_(first) {
+  SM80MOE_DEVICE Walk(int num_groups, int num_tiles, int first, int stride)
+      : num_groups_(num_groups), num_tiles_(num_tiles), stride_(stride), tile_(first) {
     carry();
   }
 
   SM80MOE_DEVICE bool ended() const { return group_ >= num_groups_; }
   SM80MOE_DEVICE int group() const { return group_; }
-  SM80MOE_DEVICE int column() const { return column_; }
+  SM80MOE_DEVICE int tile() const { return tile_; }
   SM80MOE_DEVICE void advance() {
-    column_ += stride_;
+    tile_ += stride_;
     carry();
   }
 
  private:
   SM80MOE_DEVICE void carry() {
-    for (; column_ >= num_columns_ && !ended(); ++group_) column_ -= num_columns_;
+    for (; tile_ >= num_tiles_ && !ended(); ++group_) tile_ -= num_tiles_;
   }
 
-  const int num_groups_, num_columns_, stride_;
-  int group_ = 0, column_;
+  const int num_groups_, num_tiles_, stride_;
+  int group_ = 0, tile_;
 };
 
-// Sends for step after step of what a warp must read, across rows and experts.
+// Sends for step after step of what a warp must read, across tiles and experts.
 template <class Work>
 class Loader {
  public:
-  SM80MOE_DEVICE Loader(const Work& work, const ExpertGroups& groups)
-      : work_(work), groups_(groups), walk_(work.walk()) {}
+  SM80MOE_DEVICE Loader(const Work& work, const ExpertGroups& groups, const Tiling& tiling,
+                        const Walk& walk)
+      : work_(work), groups_(groups), tiling_(tiling), walk_(walk) {}
 
   // Always commits a group of copies, an empty one when everything is on its way.
   SM80MOE_DEVICE void issue(Step& step) {
@@ -63,142 +89,112 @@ class Loader {
 
  private:
   SM80MOE_DEVICE void copy(Step& step) {
-    const int lane = lane_index();
-    if (chunk_ == lane) begin_row();
-    const bool valid = chunk_ < work_.num_chunks();
-    const uint4* weights = weights_ + chunk_;
-    ptx::cp_async_16(ptx::shared_address(&step.first[lane]), weights, valid);
-    ptx::cp_async_16(ptx::shared_address(&step.second[lane]), weights + work_.second_row_chunks(),
-                     valid);
-    ptx::cp_async_ca_16(ptx::shared_address(&step.activations[lane]), activations_ + chunk_, valid);
-    chunk_ += kWarpSize;
-    if (chunk_ - lane < work_.num_chunks()) return;
-    chunk_ = lane;
+    if (begin_ == 0) begin_tile();
+    const int lane = lane_index(), chunk = begin_ + lane % tiling_.lanes_per_row();
+    const bool has_weights = chunk < weight_chunks_, has_activations = chunk < activation_chunks_;
+    const uint4* weights = weights_ + chunk;
+    ptx::cp_async_16(ptx::shared_address(&step.first[lane]), weights, has_weights);
+    ptx::cp_async_16(ptx::shared_address(&step.second[lane]),
+                     chunks_at(weights, work_.second_row()), has_weights);
+    ptx::cp_async_ca_16(ptx::shared_address(&step.activations[lane]), activations_ + chunk,
+                        has_activations);
+    begin_ += tiling_.lanes_per_row();
+    if (begin_ < work_.depth()) return;
+    begin_ = 0;
     walk_.advance();
     if (walk_.ended()) work_.after_last_load();
   }
 
-  SM80MOE_DEVICE void begin_row() {
+  // What this lane copies of: a column of the tile, and a pair of the group, if there are so many.
+  SM80MOE_DEVICE void begin_tile() {
     const Group group = groups_[walk_.group()];
-    weights_ = work_.weights(group.expert, walk_.column());
-    activations_ = work_.activations(first_pair(group.pairs));
+    const int row = tiling_.row_of(lane_index() / 4);
+    const int column = walk_.tile() * tiling_.width() + row, pair = group.pair(row);
+    weights_ = work_.weights(group.expert, column);
+    weight_chunks_ = column < work_.num_columns() ? work_.depth() : 0;
+    activations_ = work_.activations(max_of(pair, 0));
+    activation_chunks_ = pair >= 0 ? work_.depth() : 0;
   }
 
   const Work& work_;
   const ExpertGroups& groups_;
+  const Tiling& tiling_;
   Walk walk_;
-  int chunk_ = lane_index();             // this lane's next of the rows at hand
-  const uint4 *weights_, *activations_;  // where they begin
+  int begin_ = 0;                        // the first chunk of the next step
+  const uint4 *weights_, *activations_;  // where this lane's rows begin
+  int weight_chunks_, activation_chunks_;
 };
 
 // Multiplies the steps in the order in which the loader sent for them.
-//
-// Lane l holds chunk l of 32. As fragments of an mma that is 8 slices of a row, one a row or column
-// of the product, so each 8x8 half of it has the products of every slice of a weight row with every
-// slice of the activations. The diagonal is what is wanted; the rest costs nothing.
 template <class T, class Work>
 class Multiplier {
  public:
-  SM80MOE_DEVICE Multiplier(const Work& work, const ExpertGroups& groups)
-      : work_(work), groups_(groups), walk_(work.walk()) {}
+  SM80MOE_DEVICE Multiplier(const Work& work, const ExpertGroups& groups, const Tiling& tiling,
+                            const Walk& walk)
+      : work_(work), groups_(groups), tiling_(tiling), walk_(walk) {}
 
   SM80MOE_DEVICE bool has_step() const { return !walk_.ended(); }
 
   SM80MOE_DEVICE void multiply(const Step& step) {
     const int lane = lane_index();
-    if (chunk_ == lane) begin_row();
-    const uint4 first = step.first[lane], second = step.second[lane];
-    add_product(sums_[0], first, second, step.activations[lane]);
-    if (num_pairs_ > 1) multiply_rows<1, kRowsAtOnce / 2>(first, second);
-    if (num_pairs_ > kRowsAtOnce / 2) multiply_rows<kRowsAtOnce / 2, kRowsAtOnce>(first, second);
-    chunk_ += kWarpSize;
-    if (chunk_ - lane < work_.num_chunks()) return;
-    chunk_ = lane;
-    end_row();
+    const uint4 first = step.first[lane], second = step.second[lane], x = step.activations[lane];
+    // Rows 0 to 7 of A are the first rows, 8 to 15 the second ones.
+    ptx::mma_m16n8k16(sums_, {first.x, second.x, first.y, second.y}, x.x, x.y, T{});
+    ptx::mma_m16n8k16(sums_, {first.z, second.z, first.w, second.w}, x.z, x.w, T{});
+    begin_ += tiling_.lanes_per_row();
+    if (begin_ < work_.depth()) return;
+    end_tile();
+    begin_ = 0;
     walk_.advance();
   }
 
  private:
-  SM80MOE_DEVICE void begin_row() {
-    unsigned pairs = groups_[walk_.group()].pairs;
-    num_pairs_ = __popc(pairs);
+  // This lane has columns 2 * (lane % 4) and the next of row lane / 4, in both halves of the sums.
+  SM80MOE_DEVICE void end_tile() {
+    const int lane = lane_index();
+    sum_slices(sums_[0], sums_[1]);
+    sum_slices(sums_[2], sums_[3]);
+    const Group group = groups_[walk_.group()];
+    const int column = walk_.tile() * tiling_.width() + tiling_.row_of(lane / 4);
+    const bool has_column = tiling_.slice_of(lane / 4) == 0 && column < work_.num_columns();
 #pragma unroll
-    for (int i = 0; i < kRowsAtOnce; ++i) {
-      const int pair = first_pair(pairs);
-      if (i == own_diagonal()) own_pair_ = pair;
-      if (num_pairs_ > 1) activations_[i] = work_.activations(pair);
-      if (i + 1 < num_pairs_) pairs = without_first(pairs);  // else the last one again, for nothing
-#pragma unroll
-      for (int j = 0; j < 4; ++j) sums_[i][j] = 0;
+    for (int i = 0; i < 2; ++i) {
+      const int mma_column = lane % 4 * 2 + i, pair = group.pair(tiling_.row_of(mma_column));
+      if (has_column && tiling_.slice_of(mma_column) == 0 && pair >= 0)
+        work_.store(pair, column, sums_[i], sums_[2 + i]);
     }
-  }
-
-  // Pairs [kBegin, kEnd) of the group, which few groups have. Their activations come only now,
-  // mostly from L1.
-  template <int kBegin, int kEnd>
-  SM80MOE_DEVICE void multiply_rows(const uint4& first, const uint4& second) {
-    uint4 x[kEnd - kBegin];
 #pragma unroll
-    for (int i = kBegin; i < kEnd; ++i)
-      x[i - kBegin] =
-          chunk_ < work_.num_chunks() ? activations_[i][chunk_] : make_uint4(0, 0, 0, 0);
-#pragma unroll
-    for (int i = kBegin; i < kEnd; ++i) add_product(sums_[i], first, second, x[i - kBegin]);
+    for (float& sum : sums_) sum = 0;
   }
 
-  SM80MOE_DEVICE static void add_product(float (&sums)[4], const uint4& first, const uint4& second,
-                                         const uint4& x) {
-    ptx::mma_m16n8k16(sums, {first.x, second.x, first.y, second.y}, x.x, x.y, T{});
-    ptx::mma_m16n8k16(sums, {first.z, second.z, first.w, second.w}, x.z, x.w, T{});
+  // `even` becomes the sum over all slices where row and column are of slice 0: slice bits 0, 1 and
+  // 2 are bits 0, 1 and 2 of the row (lane bits 2, 3 and 4) and of the column (which of the two
+  // sums, lane bits 0 and 1).
+  SM80MOE_DEVICE void sum_slices(float& even, float odd) const {
+    if (tiling_.num_slices() == 1) return;
+    if (lane_index() / 4 % 2 == 1) even = odd;
+    even += __shfl_xor_sync(kFullWarp, even, 4);
+    if (tiling_.num_slices() > 2) even += __shfl_xor_sync(kFullWarp, even, 8 + 1);
+    if (tiling_.num_slices() > 4) even += __shfl_xor_sync(kFullWarp, even, 16 + 2);
   }
-
-  // Lane 4r + c has columns 2c and 2c + 1 of row r of both halves: which element of the diagonal
-  // that is, or -1.
-  SM80MOE_DEVICE static int own_diagonal() {
-    const int row = lane_index() / 4;
-    return lane_index() % 4 == row / 2 ? row : -1;
-  }
-
-  // The sum of the diagonal, for the lanes that hold it: 0, 4, 9, 13, 18, 22, 27 and 31. XORs with
-  // 4, 9 and 18 lead from each of them to all others, and to nobody else.
-  SM80MOE_DEVICE static float diagonal_sum(float even, float odd) {
-    float sum = lane_index() / 4 % 2 ? odd : even;
-    sum += __shfl_xor_sync(kFullWarp, sum, 4);
-    sum += __shfl_xor_sync(kFullWarp, sum, 9);
-    return sum + __shfl_xor_sync(kFullWarp, sum, 18);
-  }
-
-  // The lane with element i of the diagonal stores for pair i of the group.
-  SM80MOE_DEVICE void end_row() {
-    float own_first = 0, own_second = 0;
-#pragma unroll
-    for (int i = 0; i < kRowsAtOnce; ++i) {
-      if (i == num_pairs_) break;
-      const float first = diagonal_sum(sums_[i][0], sums_[i][1]);
-      const float second = diagonal_sum(sums_[i][2], sums_[i][3]);
-      if (i == own_diagonal()) own_first = first, own_second = second;
-    }
-    if (own_diagonal() >= 0 && own_diagonal() < num_pairs_)
-      work_.store(own_pair_, walk_.column(), own_first, own_second);
-  }
-  static_assert(kRowsAtOnce <= 8, "a pair needs a lane with an element of the diagonal");
 
   const Work& work_;
   const ExpertGroups& groups_;
+  const Tiling& tiling_;
   Walk walk_;
-  int chunk_ = lane_index();               // this lane's next of the rows at hand
-  int num_pairs_;                          // of the group at hand
-  int own_pair_;                           // that this lane stores for
-  const uint4* activations_[kRowsAtOnce];  // of each pair, if there are several
-  float sums_[kRowsAtOnce][4];
+  int begin_ = 0;  // the first chunk of the next step
+  float sums_[4] = {};
 };
 
 // All that one warp computes. `ring` is the CTA's, kRingBytes long.
 template <class T, class Work>
 SM80MOE_DEVICE void stream_rows(const Work& work, const ExpertGroups& groups, void* ring) {
   Step* const steps = static_cast<Step*>(ring) + warp_index() * kStages;
-  Loader<Work> loader(work, groups);
-  Multiplier<T, Work> multiplier(work, groups);
+  const Tiling tiling(groups.log2_width());
+  const Walk walk(groups.size(), tiling.num_tiles(work.num_columns()), work.first_tile(),
+                  work.tile_stride());
+  Loader<Work> loader(work, groups, tiling, walk);
+  Multiplier<T, Work> multiplier(work, groups, tiling, walk);
 #pragma unroll 1
   for (int i = 0; i < kStages || multiplier.has_step(); ++i) {
     Step& oldest = steps[i % kStages];

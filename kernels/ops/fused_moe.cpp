@@ -194,8 +194,8 @@ decode::LayerArgs decode_args(const Chunk& chunk, const Workspace& work) {
   return args;
 }
 
-// Whether the kernels for few rows run the call. Its size decides, not that of its chunks, so that
-// chunks change no bit.
+// Whether the kernels for few rows run the call. Its size decides, not that of its chunks: a limit
+// on the workspace changes no kernel.
 bool is_decode(const DeviceScope& device, const Layer& layer) {
   const bool is_free = layer.tactic_w13 == kSelect && layer.tactic_w2 == kSelect;
   return is_free && layer.shape().num_rows() <=

@@ -8,7 +8,7 @@ from tests.host.running import run_ok
 
 pytestmark = pytest.mark.host
 
-LANES = 32 * 8  # elements that a warp reads of a row at a time
+LANES = 32 * 8  # elements that a warp reads at a time, of one row or of several
 
 HAZARDS: dict[str, dict[str, object]] = {
     "one_token": {"tokens": 1, "top_k": 8, "experts": 64},
@@ -17,8 +17,11 @@ HAZARDS: dict[str, dict[str, object]] = {
     "repeated_ids": {"tokens": 2, "top_k": 4, "ids": "last"},
     "most_choices": {"tokens": 1, "top_k": 32, "experts": 4},
     "most_tokens": {"tokens": 32, "top_k": 1, "experts": 4},
+    "two_pairs_an_expert": {"tokens": 2, "top_k": 1, "ids": "last", "hidden": LANES},
+    "three_pairs_an_expert": {"tokens": 3, "top_k": 1, "ids": "last", "intermediate": LANES + 8},
+    "five_pairs_an_expert": {"tokens": 5, "top_k": 1, "ids": "last"},
+    "groups_of_several_sizes": {"tokens": 7, "top_k": 4, "experts": 5, "hidden": 136},
     "more_pairs_than_a_group": {"tokens": 9, "top_k": 3, "ids": "last"},
-    "half_a_group_and_one": {"tokens": 5, "top_k": 1, "ids": "last"},
     "all_invalid": {"tokens": 3, "top_k": 4, "ids": "invalid"},
     "some_invalid": {"tokens": 5, "top_k": 6, "ids": "mixed"},
     "expert_map": {"tokens": 5, "top_k": 6, "ids": "mixed", "map": True},
