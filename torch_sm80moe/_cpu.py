@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from torch_sm80moe import _ops, _shapes, reference
 
@@ -141,6 +142,15 @@ def grouped_gemm(
             product = rows.float() @ w[expert].float().T
             out[begin:end] = _swiglu(product) if epilogue == _shapes.SWIGLU else product
     return out
+
+
+@_cpu("grouped_mm")
+def grouped_mm(
+    mat_a: torch.Tensor, mat_b: torch.Tensor, *, offs: torch.Tensor, tactic: int = _NO_TACTIC
+) -> torch.Tensor:
+    _shapes.grouped_mm(mat_a, mat_b, offs)
+    _require_no_tactic("grouped_mm", tactic=tactic)
+    return grouped_gemm(mat_a, mat_b.mT, nn.functional.pad(offs, (1, 0)))
 
 
 @_cpu("combine")

@@ -105,6 +105,13 @@ def _grouped_gemm(
     return a.new_empty(_shapes.grouped_gemm(a, w, expert_offsets, row_index, top_k, epilogue))
 
 
+@_fake("grouped_mm")
+def _grouped_mm(
+    mat_a: torch.Tensor, mat_b: torch.Tensor, *, offs: torch.Tensor, tactic: int = -1
+) -> torch.Tensor:
+    return mat_a.new_empty(_shapes.grouped_mm(mat_a, mat_b, offs))
+
+
 @_fake("combine")
 def _combine(
     rows: torch.Tensor, topk_weights: torch.Tensor, row_position: torch.Tensor

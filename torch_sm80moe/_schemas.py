@@ -21,6 +21,7 @@ SCHEMAS: tuple[str, ...] = (
     " -> (Tensor expert_offsets, Tensor row_index, Tensor row_position)",
     "grouped_gemm(Tensor a, Tensor w, Tensor expert_offsets, Tensor? row_index=None,"
     " *, int top_k=1, int epilogue=0, int tactic=-1) -> Tensor",
+    "grouped_mm(Tensor mat_a, Tensor mat_b, *, Tensor offs, int tactic=-1) -> Tensor",
     "combine(Tensor rows, Tensor topk_weights, Tensor row_position) -> Tensor",
     "tactic_table() -> Tensor",
     "select_tactic(int num_rows, int num_experts, int n, int k, int epilogue, int dtype,"

@@ -192,6 +192,28 @@ def grouped_gemm(
     return num_rows, num_columns // gates
 
 
+def grouped_mm(mat_a: torch.Tensor, mat_b: torch.Tensor, offs: torch.Tensor) -> tuple[int, int]:
+    """Check the arguments of `grouped_mm`; return the shape [M, N]."""
+    op = "grouped_mm"
+    _require_dtype(op, "mat_a", mat_a, _ACTIVATIONS)
+    _require_dtype(op, "mat_b", mat_b, (mat_a.dtype,))
+    _require_dtype(op, "offs", offs, (torch.int32,))
+    _require_shape(op, "mat_a", mat_a, ("M", "K"))
+    _require_shape(op, "mat_b", mat_b, ("E", mat_a.size(1), "N"))
+    num_experts, depth, num_columns = mat_b.shape
+    _require_shape(op, "offs", offs, (num_experts,))
+    _require_num_experts(op, "mat_b", num_experts)
+    _require_multiple(op, "mat_a", -1, depth, _ROW_MULTIPLE)
+    _require_multiple(op, "mat_b", -1, num_columns, _ROW_MULTIPLE)
+    _require_rows(op, "mat_a", mat_a.size(0))
+    _require_row_strides(op, "mat_a", mat_a)
+    _require_row_strides(op, "mat_b.mT", mat_b.mT)
+    _require_contiguous(op, "offs", offs)
+    _require_device(op, "mat_b", mat_b, mat_a, "mat_a")
+    _require_device(op, "offs", offs, mat_a, "mat_a")
+    return mat_a.size(0), num_columns
+
+
 def combine(
     rows: torch.Tensor, topk_weights: torch.Tensor, row_position: torch.Tensor
 ) -> tuple[int, int]:

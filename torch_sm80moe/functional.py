@@ -401,6 +401,76 @@ def grouped_gemm(
         raise
 
 
+def grouped_mm(
+    mat_a: torch.Tensor,
+    mat_b: torch.Tensor,
+    *,
+    offs: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    tactic: int = -1,
+) -> torch.Tensor:
+    """Multiply each group of rows by its matrix, as `torch.nn.functional.grouped_mm` does.
+
+    `out[m] = mat_a[m] @ mat_b[e]` for m in `[offs[e - 1], offs[e])`; the first group begins with
+    row 0. The arguments are those of torch's function for a 2D `mat_a` and a 3D `mat_b`, the form
+    of experts; its other forms are refused.
+
+    Args:
+        mat_a: rows `[M, K]`, float16 or bfloat16, K a multiple of 8; last dimension contiguous, row
+            stride a multiple of 8 elements, and on a GPU data at a multiple of 16 bytes.
+        mat_b: a matrix for each group, `[E, K, N]`; dtype and device of `mat_a`, N a multiple of 8,
+            E up to 1024. `mat_b.mT` obeys the layout rules of `mat_a`: K is contiguous, as in
+            `weight.mT` of a `weight [E, N, K]`, which is not copied. Of a tensor whose N is
+            contiguous make `mat_b.mT.contiguous().mT` once, when the weights are loaded: a copy in
+            every call would cost more than the call, so none is made.
+        offs: the groups' ends, `[E]`, int32, contiguous, same device; rises, to at most M. It stays
+            on the device.
+        bias: None; torch has the argument and refuses others, too.
+        out_dtype: None or the dtype of `mat_a`.
+        tactic: id of the tactic; -1 selects one by the problem's size.
+
+    Returns:
+        `[M, N]`, dtype of `mat_a`, contiguous, freshly allocated. Rows past the last group, from
+        `offs[-1]` on, are zero; torch leaves them undefined.
+
+    Raises:
+        ValueError: a shape, stride, device or range is wrong, or `bias` is given.
+        TypeError: a dtype is wrong, or an argument is no tensor.
+        RuntimeError: an input requires grad while grad mode is on; the data is not aligned; the
+            device or driver cannot run the kernels.
+
+    Numerics:
+        fp32 accumulation, one rounding. Bit-identical from run to run.
+
+    Behaviour:
+        Two kernels on the current stream, no synchronisation, CUDA-graph safe, no autograd.
+        Allocates `4 * (E + 2)` bytes beside the result.
+
+    Source:
+        `kernels/ops/grouped_mm.cpp`; the specification is `reference.grouped_mm`.
+
+    Example:
+        >>> x, weight = torch.ones(4, 8).half(), torch.ones(2, 16, 8).half()
+        >>> grouped_mm(x, weight.mT, offs=torch.tensor([1, 3]).int())[:, 0].tolist()
+        [8.0, 8.0, 8.0, 0.0]
+    """
+    if bias is not None:
+        raise ValueError(f"grouped_mm: bias must be None, got {type(bias).__name__}")
+    if out_dtype is not None and out_dtype != mat_a.dtype:
+        raise TypeError(
+            f"grouped_mm: out_dtype must be {_shapes.dtype_name(mat_a.dtype)} like mat_a, "
+            f"got {_shapes.dtype_name(out_dtype)}"
+        )
+    try:
+        return _ops.grouped_mm(mat_a, mat_b, offs=offs, tactic=tactic)
+    except RuntimeError:
+        _shapes.grouped_mm(mat_a, mat_b, offs)
+        _require_tactics("grouped_mm", tactic=tactic)
+        _require_kernels("grouped_mm", "mat_a", mat_a)
+        raise
+
+
 def combine(
     rows: torch.Tensor, topk_weights: torch.Tensor, row_position: torch.Tensor
 ) -> torch.Tensor:

@@ -151,6 +151,22 @@ def grouped_gemm(
     return swiglu(product) if epilogue == "swiglu" else product
 
 
+def grouped_mm(
+    mat_a: torch.Tensor,
+    mat_b: torch.Tensor,
+    *,
+    offs: torch.Tensor,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Return `[M, N]` of `dtype`: each group's rows times its matrix; rows past the last, zero."""
+    out = torch.zeros((mat_a.size(0), mat_b.size(2)), dtype=dtype, device=mat_a.device)
+    begin = 0
+    for group, end in enumerate(offs.tolist()):
+        out[begin:end] = mat_a[begin:end].to(dtype) @ mat_b[group].to(dtype)
+        begin = end
+    return out
+
+
 def combine(
     rows: torch.Tensor,
     topk_weights: torch.Tensor,

@@ -5,6 +5,7 @@
 
 #include "ops/fused_moe.h"
 #include "ops/gemm_ops.h"
+#include "ops/grouped_mm.h"
 #include "ops/routing_ops.h"
 #include "ops/settings.h"
 #include "ops/tactic_ops.h"
@@ -29,6 +30,7 @@ SM80MOE_LIBRARY_IMPL(SM80MOE_NAMESPACE, CUDA, m) {
   m.impl("topk_route", TORCH_BOX(&ops::topk_route));
   m.impl("sort_by_expert", TORCH_BOX(&ops::sort_by_expert));
   m.impl("grouped_gemm", TORCH_BOX(&ops::grouped_gemm));
+  m.impl("grouped_mm", TORCH_BOX(&ops::grouped_mm));
   m.impl("combine", TORCH_BOX(&ops::combine));
 }
 

@@ -362,6 +362,26 @@ BROKEN_KERNELS = [
         options={"tokens": 50},
     ),
     BrokenKernel(
+        "ends_believed",
+        {"out-of-bounds"},
+        [
+            Edit(
+                "routing/group_ends.cu",
+                "clamp(args.ends[args.num_groups - 1], 0, args.num_rows)",
+                "args.ends[args.num_groups - 1]",
+            )
+        ],
+        command="ends",
+        options={"rows": [2, 3], "garbage": "low"},
+    ),
+    BrokenKernel(
+        "row_without_a_group_left_as_it_was",
+        {"wrong-result"},
+        [Edit("routing/group_ends.cu", "int64_t{num_grouped} *", "int64_t{num_grouped + 1} *")],
+        command="ends",
+        options={"rows": [2, 3], "tail": 2},
+    ),
+    BrokenKernel(
         "weights_divided_by_one_lane_s_sum",
         {"wrong-result"},
         [Edit("routing/topk.cu", "sum = warp_sum(sum);", "")],

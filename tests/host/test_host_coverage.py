@@ -36,6 +36,7 @@ def test_every_compiled_kernel_runs(
         launched |= run_ok(program, "decode", type=type_).kernels()
     for tokens in (1, 10000):
         launched |= run_ok(program, "sort", tokens=tokens, top_k=2).kernels()
+    launched |= run_ok(program, "ends", rows=[1]).kernels()
     launched |= run_ok(program, "read").kernels()
     for operand in range(3):
         launched |= run_ok(program, "mma", operand=operand, sms=1).kernels()

@@ -108,5 +108,18 @@ def test_combine(program: Path, seed: int, type_: str, hidden: int, top_k: int) 
     run_ok(program, "combine", type=type_, hidden=hidden, top_k=top_k, tokens=3, pad=8, seed=seed)
 
 
+# Ends at zero and within the rows, fewer and more groups than threads, more chunks than threads.
+@pytest.mark.parametrize("rows", [[0], [3], [0, 5, 0, 2], [1] * 700])
+@pytest.mark.parametrize("tail", [0, 1, 40])
+@pytest.mark.parametrize("columns", [8, 136])
+def test_group_ends(program: Path, seed: int, columns: int, tail: int, rows: list[int]) -> None:
+    run_ok(program, "ends", rows=rows, tail=tail, columns=columns, sms=1, seed=seed)
+
+
+def test_group_ends_that_are_garbage(program: Path, seed: int) -> None:
+    for garbage in ("low", "high"):
+        run_ok(program, "ends", rows=[2, 3], tail=2, garbage=garbage, seed=seed)
+
+
 def test_combine_with_wrong_positions(program: Path, seed: int) -> None:
     run_ok(program, "combine", tokens=9, top_k=3, wrong_position=True, seed=seed)

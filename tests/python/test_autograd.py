@@ -42,6 +42,14 @@ def grouped_gemm(device: torch.device) -> Arguments:
     }
 
 
+def grouped_mm(device: torch.device) -> Arguments:
+    return {
+        "mat_a": torch.randn(6, 64, device=device).half(),
+        "mat_b": torch.randn(2, 16, 64, device=device).half().mT,
+        "offs": torch.tensor([2, 6], device=device).int(),
+    }
+
+
 def combine(device: torch.device) -> Arguments:
     return {
         "rows": torch.randn(6, 64, device=device).half(),
@@ -52,7 +60,15 @@ def combine(device: torch.device) -> Arguments:
 
 CALLS: dict[str, Callable[[torch.device], Arguments]] = {
     f.__name__: f
-    for f in (fused_moe, fused_moe_out, topk_route, sort_by_expert, grouped_gemm, combine)
+    for f in (
+        fused_moe,
+        fused_moe_out,
+        topk_route,
+        sort_by_expert,
+        grouped_gemm,
+        grouped_mm,
+        combine,
+    )
 }
 
 

@@ -16,6 +16,7 @@ from torch_sm80moe import (
     fused_moe,
     fused_moe_out,
     grouped_gemm,
+    grouped_mm,
     sort_by_expert,
     topk_route,
 )
@@ -59,6 +60,15 @@ def by_parts(x, w13, w2, topk_weights, topk_ids) -> torch.Tensor:
     return combine(rows, topk_weights / 2, row_position)
 
 
+def by_grouped_mm(x, w13, w2, topk_weights, topk_ids) -> torch.Tensor:
+    """Compose the experts as users of torch's grouped_mm do, on rows sorted by expert."""
+    offsets, row_index, row_position = sort_by_expert(topk_ids, w13.size(0))
+    rows = x[(row_index // topk_ids.size(1)).clamp(min=0)]
+    gate, up = grouped_mm(rows, w13.mT, offs=offsets[1:]).chunk(2, dim=-1)
+    intermediate = torch.nn.functional.silu(gate) * up
+    return combine(grouped_mm(intermediate, w2.mT, offs=offsets[1:]), topk_weights, row_position)
+
+
 def test_router_with_all_arguments(device):
     """Names and numbers are constants of the graph; it has one for all numbers of tokens."""
     bias = torch.randn(32, device=device)
@@ -91,6 +101,17 @@ def test_fullgraph(function, device):
     inputs = Problem(17).make(device)
     compiled = torch.compile(function, fullgraph=True)
     torch.testing.assert_close(compiled(*inputs), function(*inputs))
+
+
+def test_grouped_mm_in_one_graph_for_all_sizes(device):
+    inputs = Problem(max(TOKENS)).make(device)
+    counter = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(by_grouped_mm, fullgraph=True, dynamic=True, backend=counter)
+    for num_tokens in TOKENS:
+        fewer = first_tokens(inputs, num_tokens)
+        # Compiled, silu(gate) is not rounded before it is multiplied.
+        torch.testing.assert_close(compiled(*fewer), fused_moe(*fewer), rtol=2e-2, atol=2e-2)
+    assert counter.frame_count == 1
 
 
 def test_out_is_written(device):

@@ -560,6 +560,109 @@ def test_swiglu_needs_sixteens(device):
         torch.ops.sm80moe.grouped_gemm(**arguments, epilogue=1)
 
 
+MM_CASES = {
+    "dtype": Case(
+        put("mat_a", torch.Tensor.float),
+        TypeError,
+        "mat_a must be float16 or bfloat16, got float32",
+    ),
+    "weights-differ": Case(
+        put("mat_b", torch.Tensor.bfloat16), TypeError, "mat_b must be float16, got bfloat16"
+    ),
+    "ends-int64": Case(put("offs", torch.Tensor.long), TypeError, "offs must be int32, got int64"),
+    "form-3d-3d": Case(
+        put("mat_a", lambda t: t[None]),
+        ValueError,
+        r"mat_a must have shape \[M, K\], got \[1, 6, 64\]",
+    ),
+    "form-2d-2d": Case(
+        put("mat_b", lambda t: t[0]),
+        ValueError,
+        r"mat_b must have shape \[E, 64, N\], got \[64, 48\]",
+    ),
+    "depth": Case(
+        put("mat_b", lambda t: t[:, :56]),
+        ValueError,
+        r"mat_b must have shape \[E, 64, N\], got \[2, 56, 48\]",
+    ),
+    "ends-with-a-first-zero": Case(
+        put("offs", lambda t: torch.nn.functional.pad(t, (1, 0))),
+        ValueError,
+        r"offs must have shape \[2\], got \[3\]",
+    ),
+    "no-experts": Case(
+        lambda arguments: arguments.update(
+            mat_b=arguments["mat_b"][:0], offs=arguments["offs"][:0]
+        ),
+        ValueError,
+        "mat_b must have 1 to 1024 experts, got 0",
+    ),
+    "depth-60": Case(
+        lambda arguments: arguments.update(
+            mat_a=arguments["mat_a"][:, :60], mat_b=arguments["mat_b"][:, :60]
+        ),
+        ValueError,
+        "mat_a must have a last dimension that is a positive multiple of 8, got 60",
+    ),
+    "columns-44": Case(
+        put("mat_b", lambda t: t[:, :, :44]),
+        ValueError,
+        "mat_b must have a last dimension that is a positive multiple of 8, got 44",
+    ),
+    "columns-are-contiguous": Case(
+        put("mat_b", torch.Tensor.contiguous),
+        ValueError,
+        r"mat_b.mT must have a contiguous last dimension, got strides \[3072, 1, 48\]",
+    ),
+    "weight-stride": Case(
+        put("mat_b", lambda t: wider_rows(t.mT).mT),
+        ValueError,
+        r"mat_b.mT must have strides that are multiples of 8 elements, got strides \[3264, 68, 1\]",
+    ),
+    "row-stride": Case(
+        put("mat_a", wider_rows), ValueError, "mat_a must have strides that are multiples of 8.*"
+    ),
+    "ends-stride": Case(
+        put("offs", lambda t: t.repeat_interleave(2)[::2]),
+        ValueError,
+        r"offs must be contiguous, got strides \[2\]",
+    ),
+}
+
+
+def mm_arguments(device: torch.device) -> Arguments:
+    return {
+        "mat_a": torch.randn(6, 64, device=device).half(),
+        "mat_b": torch.randn(2, 48, 64, device=device).half().mT,
+        "offs": torch.tensor([2, 5], device=device).int(),
+    }
+
+
+@pytest.mark.parametrize("case", MM_CASES.values(), ids=MM_CASES.keys())
+def test_grouped_mm(case, device):
+    arguments = mm_arguments(device)
+    case.change(arguments)
+    expect("grouped_mm", arguments, case.error, case.sentence)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "sentence"),
+    [
+        ("offs", None, TypeError, "offs must be a tensor, got NoneType"),
+        ("bias", torch.zeros(48), ValueError, "bias must be None, got Tensor"),
+        (
+            "out_dtype",
+            torch.float32,
+            TypeError,
+            "out_dtype must be float16 like mat_a, got float32",
+        ),
+    ],
+)
+def test_arguments_of_torch_s_grouped_mm(name, value, error, sentence, device):
+    with pytest.raises(error, match=f"^grouped_mm: {sentence}"):
+        torch_sm80moe.grouped_mm(**{**mm_arguments(device), name: value})
+
+
 COMBINE_CASES = {
     "dtype": Case(
         put("rows", torch.Tensor.float), TypeError, "rows must be float16 or bfloat16, got float32"

@@ -71,6 +71,12 @@ def test_grouped_gemm(epilogue, device):
     check(OPERATORS.grouped_gemm, a, w, offsets, row_index, top_k=2, epilogue=epilogue)
 
 
+def test_grouped_mm(device):
+    mat_a = torch.randn(6, 64, device=device).half()
+    mat_b = torch.randn(2, 48, 64, device=device).half().mT
+    check(OPERATORS.grouped_mm, mat_a, mat_b, offs=torch.tensor([2, 5], device=device).int())
+
+
 def test_combine(device):
     rows = torch.randn(6, 64, device=device).half()
     position = torch.tensor([[0, 5], [-1, 2]], device=device).int()

@@ -10,6 +10,7 @@ void run_gemm(const Options& options);
 void run_topk(const Options& options);
 void run_sort(const Options& options);
 void run_combine(const Options& options);
+void run_ends(const Options& options);
 void run_decode(const Options& options);
 void run_plan(const Options& options);
 void run_read_ceiling(const Options& options);
