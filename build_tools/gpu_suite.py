@@ -3,10 +3,10 @@
     python -m build_tools.gpu_suite [--wheel dist/NAME.whl] [--out tests/gpu_receipt.json]
 
 It installs the wheel into an empty folder, copies the tests beside it (so that the sources of this
-tree cannot be imported by accident), and runs side by side the tests marked `gpu` and those marked
-`sanitizer` under compute-sanitizer: a GPU that costs by the minute is busy for the longest of them.
-Each test of the compiler gets a process of its own: it waits for compilers, on one core, and its
-crash is one failure. No network is used; torch and pytest must be installed.
+tree cannot be imported by accident), and runs the tests marked `gpu`, then those marked `sanitizer`
+under both tools of compute-sanitizer side by side: sanitizers slow down whatever shares the GPU.
+Each test of the compiler gets a process of its own beside the others: it waits for compilers, on
+one core, and its crash is one failure. No network is used; torch and pytest must be installed.
 """
 
 import argparse
@@ -169,16 +169,16 @@ def newest_wheel(folder: Path) -> Path:
 def run_all(suite: Suite) -> tuple[Counter[str], dict[str, int]]:
     """Counts of all tests, and errors by sanitizer."""
     compiler_tests = suite.collect(COMPILER_TESTS)
-    with ThreadPoolExecutor() as parts, ThreadPoolExecutor(COMPILERS_AT_ONCE) as compilers:
-        found = {tool: parts.submit(suite.sanitizer_errors, tool) for tool in SANITIZERS}
-        kernels = parts.submit(suite.count, "kernels", KERNEL_TESTS, "tests")
+    with ThreadPoolExecutor(COMPILERS_AT_ONCE) as compilers, ThreadPoolExecutor() as sanitizers:
         compiled = [
             compilers.submit(suite.count, f"compile_{index}", COMPILER_TESTS, test)
             for index, test in enumerate(compiler_tests)
         ]
-    counts = sum((future.result() for future in compiled), kernels.result())
-    if not compiler_tests or not kernels.result()["passed"]:
+        kernels = suite.count("kernels", KERNEL_TESTS, "tests")
+        found = {tool: sanitizers.submit(suite.sanitizer_errors, tool) for tool in SANITIZERS}
+    if not compiler_tests or not kernels["passed"]:
         sys.exit("gpu_suite: tests marked gpu must run, got none")
+    counts = sum((future.result() for future in compiled), kernels)
     return counts, {tool: future.result() for tool, future in found.items()}
 
 

@@ -605,9 +605,9 @@ def decode_limit(
         device: a CUDA device; None means the current one.
 
     Returns:
-        The largest number of pairs, at most 32: so many that the weights of the experts which they
-        choose at random take 200 us to read. 0 if the device, or `configure`, leaves those kernels
-        too little shared memory.
+        The largest number of pairs, at most 32: fewer when so many, choosing experts at random,
+        would give an expert more than two rows and take more than 200 us to read weights. 0 if the
+        device, or `configure`, leaves those kernels too little shared memory.
 
     Raises:
         ValueError: a size is not positive, there are more than 1024 experts, or the device is no

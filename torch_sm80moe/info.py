@@ -26,6 +26,8 @@ def print_info() -> None:
     console = Console(highlight=False)
     build = build_info()
     facts = Table.grid(padding=(0, 3))
+    facts.add_column()
+    facts.add_column(overflow="fold")  # a long path is a word that must not be cut
     for name, value in (
         ("torch_sm80moe", _version(build)),
         ("kernels", _kernels(build)),

@@ -41,6 +41,8 @@ SM80MOE_DEVICE float warp_max(float value) {
 SM80MOE_DEVICE unsigned warp_max(unsigned value) { return __reduce_max_sync(kFullWarp, value); }
 SM80MOE_DEVICE int warp_min(int value) { return __reduce_min_sync(kFullWarp, value); }
 
+SM80MOE_DEVICE int warp_sum(int value) { return __reduce_add_sync(kFullWarp, value); }
+
 SM80MOE_DEVICE float warp_sum(float value) {
 #pragma unroll
   for (int distance = kWarpSize / 2; distance > 0; distance /= 2)

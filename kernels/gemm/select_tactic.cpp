@@ -6,16 +6,14 @@
 namespace sm80moe::gemm {
 namespace {
 
-// The model and its constants are explained in docs/tactics.md. Fitted: H100, 2026-11-22.
-constexpr double kFragmentCost = 35.0;  // mma slowed down by fragment loads, per 1/row + 1/column
-constexpr double kFreeFragments = 0.0196;  // 1/row + 1/column of a warp tile that mma hides
-constexpr double kShallowStage = 1.08;     // a barrier every 32 elements of depth
-constexpr double kL2BytesPerSmUs = 4.2e4;  // what one SM gets from L2
-constexpr double kTileUs = 0.5;            // finding a tile, its epilogue
-constexpr double kLaunchUs = 2.0;
-constexpr double kEmptyRows = 0.2;  // streaming slowed down by a tile that holds few rows
-constexpr double kUnevenSms = 0.4;  // likewise by SMs that have a tile more than others
-constexpr double kLoneCta = 0.65;   // time of a CTA alone on an SM, of that of several
+// The model and its constants are explained in docs/tactics.md. Fitted: H100, 2026-11-23.
+constexpr double kFragmentCost = 49.0;  // mma slowed down by fragment loads, per 1/row + 1/column
+constexpr double kFreeFragments = 0.0225;  // 1/row + 1/column of a warp tile that mma hides
+constexpr double kShallowStage = 1.17;     // a barrier every 32 elements of depth
+constexpr double kTileUs = 0.1;            // finding a tile, its epilogue
+constexpr double kLastTiles = 0.2;         // of a tile's time, while other SMs have nothing left
+constexpr double kUnevenSms = 0.2;  // reading slowed down by SMs that have a tile more than others
+constexpr double kStartUs = 5.2;    // the launch, the first loads
 
 struct Rows {
   double active_experts;
@@ -29,15 +27,6 @@ Rows expected_rows(const GemmShape& shape) {
   const double active = experts * (1 - std::pow(1 - 1 / experts, rows));
   const double mean = rows / active;
   return {active, mean, std::sqrt(std::max(0.0, mean * (1 - 1 / experts)))};
-}
-
-int resident_ctas(const Tactic& t, int smem_bytes, const DeviceInfo& info) {
-  constexpr int kRegistersPerSm = 65536, kMostRegistersPerThread = 255, kFewRegisters = 168;
-  const int threads = 32 * t.warps_m * t.warps_n * t.warps_k;
-  const bool large = t.cta_m / t.warps_m * (t.cta_n / t.warps_n) >= 64 * 48;
-  const int registers = large ? kMostRegistersPerThread : kFewRegisters;
-  const int by_smem = info.smem_per_sm / (smem_bytes + info.smem_reserved_per_cta);
-  return std::max(1, std::min(by_smem, kRegistersPerSm / (registers * threads)));
 }
 
 // One expert's share of the work with so many rows: how many CTA tiles, and the SM time they take.
@@ -59,8 +48,7 @@ Work expert_work(const GemmShape& shape, const Tactic& t, double rows, const Dev
   const double slowdown = (1 + kFragmentCost * exposed) * (t.cta_k < 64 ? kShallowStage : 1.0);
   const double computed_rows = blocks * rows_per_block;
   const double mma_us = 2 * computed_rows * t.cta_n * depth * slowdown / info.mma_flops_per_us;
-  const double l2_us = 2 * (tiles_m * t.cta_n + computed_rows) * depth / kL2BytesPerSmUs;
-  return {tiles_m * tiles_n, (std::max(mma_us, l2_us) + tiles_m * kTileUs) * tiles_n};
+  return {tiles_m * tiles_n, (mma_us + tiles_m * kTileUs) * tiles_n};
 }
 
 }  // namespace
@@ -73,7 +61,7 @@ bool tactic_fits(const LaunchTable& table, int tactic, int num_experts, const De
   return smem_bytes(table, tactic, num_experts) <= info.smem_per_cta;
 }
 
-double estimate_us(const GemmShape& shape, int tactic, int smem_bytes, const DeviceInfo& info) {
+double estimate_us(const GemmShape& shape, int tactic, const DeviceInfo& info) {
   const Tactic& t = kTactics[tactic];
   const Rows rows = expected_rows(shape);
 
@@ -84,33 +72,22 @@ double estimate_us(const GemmShape& shape, int tactic, int smem_bytes, const Dev
     total.tiles += one.tiles * rows.active_experts / 3;
     total.sm_us += one.sm_us * rows.active_experts / 3;
   }
-
-  // Whole waves of resident CTAs, and a last one in which each SM has what is left.
-  const double ctas = resident_ctas(t, smem_bytes, info);
-  const double tile_us = total.sm_us / total.tiles;
-  const double waves = total.tiles / (info.num_sms * ctas);
-  const double left_per_sm = (waves - std::floor(waves)) * ctas;
-  const double lone = ctas > 1 ? kLoneCta : 1.0;
-  const double last_us =
-      left_per_sm > 0 ? std::max(left_per_sm, lone * std::ceil(left_per_sm)) * tile_us : 0;
-  const double compute_us = std::floor(waves) * ctas * tile_us + last_us;
+  // Tiles come from a queue: SMs end together but for part of a tile.
+  const double compute_us = total.sm_us / info.num_sms + kLastTiles * total.sm_us / total.tiles;
 
   const double weight_bytes = 2 * rows.active_experts * shape.n * static_cast<double>(shape.k);
-  const double empty = std::max(0.0, 1 - rows.mean / t.cta_m);
   const double tiles_per_sm = total.tiles / info.num_sms;
   const double uneven = std::ceil(tiles_per_sm) / tiles_per_sm - 1;
-  const double dram_us =
-      weight_bytes / info.dram_bytes_per_us * (1 + kEmptyRows * empty + kUnevenSms * uneven);
-  return std::sqrt(compute_us * compute_us + dram_us * dram_us) + kLaunchUs;
+  const double dram_us = weight_bytes / info.dram_bytes_per_us * (1 + kUnevenSms * uneven);
+  return std::cbrt(std::pow(compute_us, 3) + std::pow(dram_us, 3)) + kStartUs;
 }
 
 int select_tactic(const GemmShape& shape, const LaunchTable& table, const DeviceInfo& info) {
   int best = kNoTactic;
   double best_us = 0;
   for (int tactic = 0; tactic < kNumTactics; ++tactic) {
-    const int smem = smem_bytes(table, tactic, shape.num_experts);
-    if (smem > info.smem_per_cta) continue;
-    const double us = estimate_us(shape, tactic, smem, info);
+    if (!tactic_fits(table, tactic, shape.num_experts, info)) continue;
+    const double us = estimate_us(shape, tactic, info);
     if (best == kNoTactic || us < best_us) {
       best = tactic;
       best_us = us;

@@ -21,7 +21,7 @@ int smem_bytes(const LaunchTable& table, int tactic, int num_experts);
 bool tactic_fits(const LaunchTable& table, int tactic, int num_experts, const DeviceInfo& info);
 
 // Estimated time of a tactic in microseconds; see docs/tactics.md.
-double estimate_us(const GemmShape& shape, int tactic, int smem_bytes, const DeviceInfo& info);
+double estimate_us(const GemmShape& shape, int tactic, const DeviceInfo& info);
 
 // The tactic with the least estimate of those that fit, kNoTactic if none does.
 int select_tactic(const GemmShape& shape, const LaunchTable& table, const DeviceInfo& info);

@@ -97,11 +97,10 @@ class Workspace {
     row_index = reinterpret_cast<int32_t*>(base + layout.row_index);
     row_position = reinterpret_cast<int32_t*>(base + layout.row_position);
     tile_counters = reinterpret_cast<int32_t*>(base + layout.tile_counters);
-    sort_scratch = reinterpret_cast<int32_t*>(base + layout.sort_scratch);
   }
 
   void *intermediate, *expert_rows;
-  int32_t *expert_offsets, *row_index, *row_position, *tile_counters, *sort_scratch;
+  int32_t *expert_offsets, *row_index, *row_position, *tile_counters;
 
  private:
   Tensor buffer_;
@@ -117,9 +116,8 @@ cudaError_t sort(const DeviceScope& device, const Chunk& chunk, const Workspace&
   args.expert_offsets = work.expert_offsets;
   args.row_index = work.row_index;
   args.row_position = work.row_position;
-  args.scratch = work.sort_scratch;
   args.counters = work.tile_counters;
-  args.num_counters = 2;
+  args.num_counters = plan::kNumTileCounters;
   return routing::sort_by_expert(args, device.stream());
 }
 

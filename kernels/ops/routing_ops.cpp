@@ -107,9 +107,6 @@ std::tuple<Tensor, Tensor, Tensor> sort_by_expert(Tensor topk_ids, int64_t num_e
   args.expert_offsets = static_cast<int32_t*>(expert_offsets.data_ptr());
   args.row_index = static_cast<int32_t*>(row_index.data_ptr());
   args.row_position = static_cast<int32_t*>(row_position.data_ptr());
-  const int64_t scratch_ints = routing::sort_scratch_ints(args.num_pairs, args.num_experts);
-  Tensor scratch = device.empty({scratch_ints}, ScalarType::Int);
-  args.scratch = static_cast<int32_t*>(scratch.data_ptr());
   device.check_cuda(routing::sort_by_expert(args, device.stream()));
   return {expert_offsets, row_index, row_position};
 }

@@ -1,7 +1,5 @@
 #include "plan/workspace.h"
 
-#include "routing/routing.h"
-
 namespace sm80moe::plan {
 
 WorkspaceLayout workspace_layout(const LayerShape& shape) {
@@ -21,10 +19,7 @@ WorkspaceLayout workspace_layout(const LayerShape& shape) {
   layout.expert_offsets = place((shape.num_experts + 1) * kIntBytes);
   layout.row_index = place(rows * kIntBytes);
   layout.row_position = place(rows * kIntBytes);
-  layout.tile_counters = place(2 * kIntBytes);
-  layout.sort_scratch =
-      place(kIntBytes * routing::sort_scratch_ints(static_cast<int>(rows),
-                                                   static_cast<int>(shape.num_experts)));
+  layout.tile_counters = place(kNumTileCounters * kIntBytes);
   layout.size = end;
   return layout;
 }

@@ -11,6 +11,8 @@ struct LayerShape {
   int64_t num_rows() const { return num_tokens * top_k; }
 };
 
+inline constexpr int kNumTileCounters = 2;  // one a GEMM
+
 // Where each buffer begins, in bytes from the start of the block, and how long the block is.
 struct WorkspaceLayout {
   int64_t intermediate;    // [num_rows, intermediate_size] 16-bit
@@ -18,8 +20,7 @@ struct WorkspaceLayout {
   int64_t expert_offsets;  // [num_experts + 1] int32
   int64_t row_index;       // [num_rows] int32
   int64_t row_position;    // [num_rows] int32
-  int64_t tile_counters;   // [2] int32, one a GEMM
-  int64_t sort_scratch;    // routing::sort_scratch_ints(...) int32
+  int64_t tile_counters;   // [kNumTileCounters] int32
   int64_t size;
 };
 

@@ -50,11 +50,9 @@ struct SortArgs {
   int32_t* expert_offsets;  // [num_experts + 1] rows before each expert
   int32_t* row_index;       // [num_pairs] the pair of each sorted row; -1 past the last
   int32_t* row_position;    // [num_pairs] the sorted row of each pair; -1 when its id is invalid
-  int32_t* scratch;         // sort_scratch_ints(...) integers
   int32_t* counters;        // [num_counters] set to zero, for kernels that follow
   int num_counters;
 };
-int64_t sort_scratch_ints(int num_pairs, int num_experts);
 cudaError_t sort_by_expert(const SortArgs& args, cudaStream_t stream);
 
 // out[t] = sum_j topk_weights[t, j] * rows[row_position[t, j]], in fp32, in the order of j

@@ -1,143 +1,138 @@
-#include "common/device_info.h"
-#include "routing/sort_by_expert.cuh"
+// A stable counting sort of pairs by expert, in one launch: every CTA reads all ids and places the
+// pairs of one expert. Reading so often costs less than a second launch, since the ids fit in L2.
+
+#include "common/expert_ids.cuh"
+#include "common/warp.cuh"
+#include "routing/routing.h"
 
 namespace sm80moe::routing {
 namespace {
 
-constexpr int kSmemBytes = 48 * 1024;  // needs no opt-in; with many experts fewer warps share it
+constexpr int kMaxWarps = 32;  // a lane for each when they add up
 
-// Up to here one CTA sorts everything, which saves two launches.
-constexpr int kMaxPairsInOneCta = 4096;
-constexpr int kPairsPerWarp = 64;
-constexpr int kMinWarps = 4, kMaxWarps = 32;
+// Ids that a thread reads before it looks at them: 32 bytes of int32, a whole sector.
+constexpr int kRun = 8;
+constexpr int kBytesAtOnce = 16;
 
-// Beyond, each CTA takes at least so many; the scan over CTAs is serial, so their number is
-// bounded.
-constexpr int kWarpsPerCta = 8;
-constexpr int kPairsPerCta = 2048;
-constexpr int kMaxCtas = 1024;
+// The neighbouring pairs that one thread looks at. Nearly all of them are other experts', so that a
+// thread may well walk them alone.
+class Segment {
+ public:
+  SM80MOE_DEVICE explicit Segment(const SortArgs& args)
+      : args_(args),
+        read_as_they_are_(args.topk_ids.row_stride == args.top_k &&
+                          args.topk_ids.expert_map == nullptr &&
+                          reinterpret_cast<uintptr_t>(args.topk_ids.ids) % kBytesAtOnce == 0) {
+    const int runs_a_thread =
+        ceil_div(ceil_div(args.num_pairs, kRun), static_cast<int>(blockDim.x));
+    begin_ = min_of<int64_t>(int64_t{kRun} * runs_a_thread * threadIdx.x, args.num_pairs);
+    end_ = min_of<int64_t>(int64_t{begin_} + kRun * runs_a_thread, args.num_pairs);
+  }
 
-int num_ctas_for(int num_pairs) { return min_of(ceil_div(num_pairs, kPairsPerCta), kMaxCtas); }
-
-SM80MOE_DEVICE PairRange range_of_cta(const SortArgs& args) {
-  return part_of({0, args.num_pairs}, blockIdx.x, gridDim.x);
-}
-
-// Shared memory: first_row[num_experts + 1], then counts[num_warps][num_experts].
-// Alone on its SM, it may have all registers.
-__global__ void __launch_bounds__(kMaxWarps* kWarpSize, 1)
-    sort_in_one_cta_kernel(const __grid_constant__ SortArgs args) {
-  extern __shared__ int first_row[];
-  int* counts = first_row + args.num_experts + 1;
-  const PairRange all = {0, args.num_pairs};
-
-  count_experts(args, all, counts);
-  for (int e = threadIdx.x; e < args.num_experts; e += blockDim.x)
-    first_row[e] = scan_over_warps(counts, args.num_experts, e);
-  __syncthreads();
-  if (warp_index() == 0) warp_exclusive_scan(first_row, args.num_experts);
-  __syncthreads();
-
-  for (int e = threadIdx.x; e <= args.num_experts; e += blockDim.x)
-    args.expert_offsets[e] = first_row[e];
-  place_pairs(args, all, counts, first_row);
-  clear_unused_rows(args, first_row[args.num_experts], threadIdx.x, blockDim.x);
-  clear_counters(args);
-}
-
-// scratch[cta][e] = pairs of expert e in the CTA's range
-__global__ void __launch_bounds__(kWarpsPerCta* kWarpSize)
-    count_kernel(const __grid_constant__ SortArgs args) {
-  extern __shared__ int counts[];
-  count_experts(args, range_of_cta(args), counts);
-  int32_t* totals = args.scratch + static_cast<int64_t>(blockIdx.x) * args.num_experts;
-  for (int e = threadIdx.x; e < args.num_experts; e += blockDim.x)
-    totals[e] = scan_over_warps(counts, args.num_experts, e);
-}
-
-// scratch[cta][e] = pairs of e in earlier CTAs; expert_offsets = first rows
-__global__ void __launch_bounds__(kMaxExperts)
-    scan_kernel(const __grid_constant__ SortArgs args, int num_ctas) {
-  __shared__ int first_row[kMaxExperts + 1];
-  constexpr int kAtOnce = 8;  // loads in flight, so that the walk is not one latency a CTA
-  for (int e = threadIdx.x; e < args.num_experts; e += blockDim.x) {
-    int before = 0;
-    for (int cta0 = 0; cta0 < num_ctas; cta0 += kAtOnce) {
-      int32_t* totals = args.scratch + static_cast<int64_t>(cta0) * args.num_experts + e;
-      int total[kAtOnce];
+  // Calls visit(pair, expert) in the order of the pairs.
+  template <class Visit>
+  SM80MOE_DEVICE void for_each_pair(Visit visit) const {
+    int pair = begin_;
+    if (read_as_they_are_)
+      for (; pair + kRun <= end_; pair += kRun) {
+        int experts[kRun];
+        read_run(pair, experts);
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i)
-        total[i] = cta0 + i < num_ctas ? totals[i * args.num_experts] : 0;
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        if (cta0 + i < num_ctas) totals[i * args.num_experts] = before;
-        before += total[i];
+        for (int i = 0; i < kRun; ++i) visit(pair + i, experts[i]);
       }
+    for (; pair < end_; ++pair) {
+      const int token = pair / args_.top_k, choice = pair - token * args_.top_k;
+      visit(pair, expert_at(args_.topk_ids, token, choice, args_.num_experts));
     }
-    first_row[e] = before;
   }
-  __syncthreads();
-  if (warp_index() == 0) warp_exclusive_scan(first_row, args.num_experts);
-  __syncthreads();
-  for (int e = threadIdx.x; e <= args.num_experts; e += blockDim.x)
-    args.expert_offsets[e] = first_row[e];
-  clear_counters(args);
-}
 
-// Shared memory as in sort_in_one_cta_kernel.
-__global__ void __launch_bounds__(kWarpsPerCta* kWarpSize)
-    place_kernel(const __grid_constant__ SortArgs args) {
-  extern __shared__ int first_row[];
-  int* counts = first_row + args.num_experts + 1;
-  const PairRange range = range_of_cta(args);
-  const int32_t* before = args.scratch + static_cast<int64_t>(blockIdx.x) * args.num_experts;
-
-  count_experts(args, range, counts);
-  for (int e = threadIdx.x; e < args.num_experts; e += blockDim.x) {
-    scan_over_warps(counts, args.num_experts, e);
-    first_row[e] = args.expert_offsets[e] + before[e];
+ private:
+  SM80MOE_DEVICE void read_run(int pair, int (&experts)[kRun]) const {
+    args_.topk_ids.are_int64 ? read_run_of<int64_t>(pair, experts)
+                             : read_run_of<int32_t>(pair, experts);
   }
+
+  template <class Id>
+  SM80MOE_DEVICE void read_run_of(int pair, int (&experts)[kRun]) const {
+    constexpr int kIds = kBytesAtOnce / sizeof(Id);
+    struct alignas(kBytesAtOnce) Vector {
+      Id ids[kIds];
+    };
+    const Id* first = static_cast<const Id*>(args_.topk_ids.ids) + pair;
+    Vector vectors[kRun / kIds];
+#pragma unroll
+    for (int i = 0; i < kRun / kIds; ++i) vectors[i] = reinterpret_cast<const Vector*>(first)[i];
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) {
+      const Id id = vectors[i / kIds].ids[i % kIds];
+      experts[i] = id >= 0 && id < args_.num_experts ? static_cast<int>(id) : kInvalidExpert;
+    }
+  }
+
+  const SortArgs& args_;
+  const bool read_as_they_are_;  // one after the other, in vectors
+  int begin_, end_;
+};
+
+struct Counts {
+  int lower;  // pairs of experts before this one
+  int own;    // pairs of this one
+};
+
+SM80MOE_DEVICE Counts count_pairs(const Segment& segment, int expert) {
+  Counts counts = {0, 0};
+  segment.for_each_pair([&](int, int its_expert) {
+    counts.lower += its_expert != kInvalidExpert && its_expert < expert;
+    counts.own += its_expert == expert;
+  });
+  return counts;
+}
+
+// Writes the rows of this CTA's expert from `row` on; that of expert 0 also marks invalid pairs.
+SM80MOE_DEVICE void place_pairs(const SortArgs& args, const Segment& segment, int expert, int row) {
+  segment.for_each_pair([&](int pair, int its_expert) {
+    if (its_expert == expert) {
+      args.row_index[row] = pair;
+      args.row_position[pair] = row++;
+    }
+    if (expert == 0 && its_expert == kInvalidExpert) args.row_position[pair] = -1;
+  });
+}
+
+// What one CTA writes for all: the end of the rows, and the counters.
+SM80MOE_DEVICE void finish(const SortArgs& args, int num_rows) {
+  if (threadIdx.x == 0) args.expert_offsets[args.num_experts] = num_rows;
+  for (int row = num_rows + threadIdx.x; row < args.num_pairs; row += blockDim.x)
+    args.row_index[row] = -1;
+  for (int i = threadIdx.x; i < args.num_counters; i += blockDim.x) args.counters[i] = 0;
+}
+
+__global__ void __launch_bounds__(kMaxWarps* kWarpSize, 1)
+    sort_kernel(const __grid_constant__ SortArgs args) {
+  __shared__ Counts counts_of_warp[kMaxWarps];
+  const int expert = blockIdx.x, warp = warp_index(), lane = lane_index();
+  const Segment segment(args);
+
+  const Counts counts = count_pairs(segment, expert);
+  const int own_up_to_lane = warp_inclusive_sum(counts.own);
+  const int lower_of_warp = warp_sum(counts.lower);
+  if (lane == kWarpSize - 1) counts_of_warp[warp] = {lower_of_warp, own_up_to_lane};
   __syncthreads();
-  place_pairs(args, range, counts, first_row);
-  clear_unused_rows(args, args.expert_offsets[args.num_experts],
-                    blockIdx.x * blockDim.x + threadIdx.x, gridDim.x * blockDim.x);
-}
+  const bool has_warp = lane < static_cast<int>(blockDim.x) / kWarpSize;
+  const Counts of_lane = has_warp ? counts_of_warp[lane] : Counts{0, 0};
+  const int first_row = warp_sum(of_lane.lower);
+  const int own_before_warp = warp_sum(lane < warp ? of_lane.own : 0);
 
-int first_row_bytes(const SortArgs& args) {
-  return (args.num_experts + 1) * static_cast<int>(sizeof(int));
+  if (threadIdx.x == 0) args.expert_offsets[expert] = first_row;
+  place_pairs(args, segment, expert, first_row + own_before_warp + own_up_to_lane - counts.own);
+  if (expert == args.num_experts - 1) finish(args, first_row + warp_sum(of_lane.own));
 }
-int counts_bytes(const SortArgs& args, int num_warps) {
-  return num_warps * args.num_experts * static_cast<int>(sizeof(int));
-}
-
-cudaError_t sort_in_one_cta(const SortArgs& args, cudaStream_t stream) {
-  const int warps_in_smem = (kSmemBytes - first_row_bytes(args)) / counts_bytes(args, 1);
-  const int num_warps =
-      clamp(ceil_div(args.num_pairs, kPairsPerWarp), kMinWarps, min_of(kMaxWarps, warps_in_smem));
-  const int smem = first_row_bytes(args) + counts_bytes(args, num_warps);
-  sort_in_one_cta_kernel<<<1, num_warps * kWarpSize, smem, stream>>>(args);
-  return cudaGetLastError();
-}
-
-static_assert((kMaxExperts + 1 + kWarpsPerCta * kMaxExperts) * sizeof(int) <= kSmemBytes,
-              "place_kernel must fit without an opt-in");
 
 }  // namespace
 
-int64_t sort_scratch_ints(int num_pairs, int num_experts) {
-  if (num_pairs <= kMaxPairsInOneCta) return 0;
-  return static_cast<int64_t>(num_ctas_for(num_pairs)) * num_experts;
-}
-
 cudaError_t sort_by_expert(const SortArgs& args, cudaStream_t stream) {
-  if (args.num_pairs <= kMaxPairsInOneCta) return sort_in_one_cta(args, stream);
-  constexpr int kThreads = kWarpsPerCta * kWarpSize;
-  const int num_ctas = num_ctas_for(args.num_pairs);
-  const int counts = counts_bytes(args, kWarpsPerCta);
-  const int scan_threads = ceil_div(args.num_experts, kWarpSize) * kWarpSize;
-  count_kernel<<<num_ctas, kThreads, counts, stream>>>(args);
-  scan_kernel<<<1, scan_threads, 0, stream>>>(args, num_ctas);
-  place_kernel<<<num_ctas, kThreads, first_row_bytes(args) + counts, stream>>>(args);
+  const int num_warps = clamp(ceil_div(args.num_pairs, kRun * kWarpSize), 1, kMaxWarps);
+  sort_kernel<<<args.num_experts, num_warps * kWarpSize, 0, stream>>>(args);
   return cudaGetLastError();
 }
 

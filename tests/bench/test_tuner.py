@@ -280,7 +280,7 @@ def test_a_real_run_is_in_use_afterwards(tmp_path):
     run("-m", "torch_sm80moe", "tune", "--shape", "8,2,256,128", "--tokens", "64,256")
     (path,) = (tmp_path / "torch_sm80moe" / "tuning").iterdir()
     info = run("-m", "torch_sm80moe", "info")
-    assert str(path) in "".join(info.split()), "the table breaks long lines"
+    assert str(path) in "".join(info.split())  # the table breaks long lines
     tuning = file.read(path)
     assert {gemm.num_rows for gemm in tuning.times} == {128, 512}
     fitting = {t.id for t in tactic_table() if t.smem_bytes + 64 <= tuning.device.shared_memory}

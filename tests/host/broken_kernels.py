@@ -90,7 +90,6 @@ QUEUE = "gemm/tile_queue.cuh"
 SCHEDULER = "gemm/tile_scheduler.cuh"
 EPILOGUE = "gemm/epilogue.cuh"
 SORT = "routing/sort_by_expert.cu"
-SORT_PARTS = "routing/sort_by_expert.cuh"
 
 TOPK_PARTS = "routing/topk.cuh"
 DECODE = "decode/decode.cu"
@@ -329,35 +328,22 @@ BROKEN_KERNELS = [
         "full_tile",
     ),
     BrokenKernel(
-        "ranks_read_without_warp_barrier",
-        {"race"},
-        [
-            Edit(
-                SORT_PARTS,
-                "args.row_position[pair] = row;\n    __syncwarp();",
-                "args.row_position[pair] = row;",
-            )
-        ],
-        command="sort",
-        options={"tokens": 50},
-    ),
-    BrokenKernel(
-        "first_rows_read_without_barrier",
+        "counts_read_without_barrier",
         {"race", "uninitialised"},
         [
             Edit(
                 SORT,
-                "scan_over_warps(counts, args.num_experts, e);\n  __syncthreads();",
-                "scan_over_warps(counts, args.num_experts, e);",
+                "own_up_to_lane};\n  __syncthreads();",
+                "own_up_to_lane};",
             )
         ],
         command="sort",
-        options={"tokens": 50, "experts": 64},
+        options={"tokens": 200},
     ),
     BrokenKernel(
-        "counts_not_atomic",
-        {"race"},
-        [Edit(SORT_PARTS, "atomicAdd(&mine[expert], 1)", "mine[expert] += 1")],
+        "rows_begin_after_the_thread_s_own",
+        {"race", "wrong-result"},
+        [Edit(SORT, "own_up_to_lane - counts.own", "own_up_to_lane")],
         command="sort",
         options={"tokens": 50},
     ),
@@ -380,6 +366,20 @@ BROKEN_KERNELS = [
         [Edit("routing/group_ends.cu", "int64_t{num_grouped} *", "int64_t{num_grouped + 1} *")],
         command="ends",
         options={"rows": [2, 3], "tail": 2},
+    ),
+    BrokenKernel(
+        "rows_read_as_if_contiguous",
+        {"wrong-result", "misaligned", "uninitialised"},
+        [Edit(SORT, "args.topk_ids.row_stride == args.top_k &&", "")],
+        command="sort",
+        options={"tokens": 50, "pad": 2},
+    ),
+    BrokenKernel(
+        "invalid_pairs_left_unmarked",
+        {"wrong-result", "uninitialised"},
+        [Edit(SORT, "if (expert == 0 && its", "if (expert == 1000 && its")],
+        command="sort",
+        options={"tokens": 50, "invalid": 1},
     ),
     BrokenKernel(
         "weights_divided_by_one_lane_s_sum",

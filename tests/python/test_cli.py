@@ -42,6 +42,13 @@ def test_info_lists_operators_of_the_gpu_only_with_kernels(capsys):
     assert bool(runs_on_gpu) == bool(torch_sm80moe.tactic_table())
 
 
+def test_info_cuts_no_path(capsys, monkeypatch):
+    path = "/" + "/".join(["a_folder"] * 20) + "/device.json"
+    monkeypatch.setattr(info.loading, "in_use", {0: (path,)})
+    cli.main(["info"])
+    assert path in "".join(capsys.readouterr().out.split())
+
+
 def test_missing_kernels_are_named(monkeypatch):
     monkeypatch.setattr(info._ops, "HAS_KERNELS", False)
     assert info.missing({})[0].startswith("the CUDA kernels: operators run for tensors on the CPU")

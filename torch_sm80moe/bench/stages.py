@@ -12,7 +12,6 @@ import torch
 from torch_sm80moe.bench import timing
 
 _GEMM = "grouped_gemm"
-_SORT = ("sort_in_one_cta", "count", "scan", "place")
 _REPLAYS = 3
 
 
@@ -46,4 +45,4 @@ def stage_of(kernel: str) -> str:
     name = function.split("::")[-1].split()[-1].removesuffix("_kernel")
     if name == _GEMM:
         return "gemm 1" if "Swiglu" in kernel else "gemm 2"
-    return "sort" if name in _SORT else name
+    return name

@@ -33,7 +33,7 @@ void run_plan(const Options& options) {
   const WorkspaceLayout layout = workspace_layout(chunks.shape());
   const int64_t offsets[] = {layout.intermediate, layout.expert_rows,  layout.expert_offsets,
                              layout.row_index,    layout.row_position, layout.tile_counters,
-                             layout.sort_scratch, layout.size};
+                             layout.size};
   std::printf("offsets");
   for (const int64_t offset : offsets) std::printf(" %ld", static_cast<long>(offset));
   std::printf("\n");

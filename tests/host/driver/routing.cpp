@@ -67,7 +67,10 @@ void sort_ids(const Options& options) {
     }
   Tensor<int32_t> offsets("expert_offsets", experts + 1), index("row_index", num_pairs);
   Tensor<int32_t> position("row_position", num_pairs), counters("counters", 2);
-  Tensor<int32_t> scratch("scratch", sm80moe::routing::sort_scratch_ints(num_pairs, experts));
+  for (int pair = 0; pair < num_pairs; ++pair) {  // what a tensor holds at first is right here: -1
+    index.set_flat(pair, num_pairs);
+    position.set_flat(pair, num_pairs);
+  }
 
   sm80moe::routing::SortArgs args{};
   args.topk_ids = {ids.data(), stride, sizeof(Id) == 8, map.data(), map.num_ids()};
@@ -77,7 +80,6 @@ void sort_ids(const Options& options) {
   args.expert_offsets = offsets.data();
   args.row_index = index.data();
   args.row_position = position.data();
-  args.scratch = scratch.data();
   args.counters = counters.data();
   args.num_counters = 2;
   check_status(sm80moe::routing::sort_by_expert(args, nullptr));

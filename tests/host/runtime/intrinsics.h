@@ -49,12 +49,20 @@ inline unsigned __ballot_sync(unsigned mask, int predicate, SIMT_CALLER) {
 
 template <class T>
 T __reduce_max_sync(unsigned mask, T value, SIMT_CALLER) {
-  return static_cast<T>(simt::reduce_max("__reduce_max_sync", {file, line}, mask, value));
+  return static_cast<T>(
+      simt::reduce("__reduce_max_sync", {file, line}, mask, value, simt::Reduction::kMax));
 }
 template <class T>
 T __reduce_min_sync(unsigned mask, T value, SIMT_CALLER) {
   const int64_t negated = -static_cast<int64_t>(value);
-  return static_cast<T>(-simt::reduce_max("__reduce_min_sync", {file, line}, mask, negated));
+  return static_cast<T>(
+      -simt::reduce("__reduce_min_sync", {file, line}, mask, negated, simt::Reduction::kMax));
+}
+
+template <class T>
+T __reduce_add_sync(unsigned mask, T value, SIMT_CALLER) {
+  return static_cast<T>(
+      simt::reduce("__reduce_add_sync", {file, line}, mask, value, simt::Reduction::kSum));
 }
 
 // An atomic is never part of a race with another atomic. A fence orders nothing here: what a

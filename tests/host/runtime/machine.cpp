@@ -231,13 +231,18 @@ unsigned match(const char* operation, Line line, unsigned mask, const void* valu
   return mine.same;
 }
 
-int64_t reduce_max(const char* operation, Line line, unsigned mask, int64_t value) {
-  warp_collective(operation, line, mask, &value, [mask](LaneData lanes) {
-    int64_t largest = INT64_MIN;
+int64_t reduce(const char* operation, Line line, unsigned mask, int64_t value,
+               Reduction reduction) {
+  warp_collective(operation, line, mask, &value, [=](LaneData lanes) {
+    int64_t largest = INT64_MIN, sum = 0;
+    for (int lane = 0; lane < kWarpSize; ++lane) {
+      if (!(mask >> lane & 1)) continue;
+      largest = std::max(largest, *static_cast<int64_t*>(lanes[lane]));
+      sum += *static_cast<int64_t*>(lanes[lane]);
+    }
     for (int lane = 0; lane < kWarpSize; ++lane)
-      if (mask >> lane & 1) largest = std::max(largest, *static_cast<int64_t*>(lanes[lane]));
-    for (int lane = 0; lane < kWarpSize; ++lane)
-      if (mask >> lane & 1) *static_cast<int64_t*>(lanes[lane]) = largest;
+      if (mask >> lane & 1)
+        *static_cast<int64_t*>(lanes[lane]) = reduction == Reduction::kMax ? largest : sum;
   });
   return value;
 }

@@ -76,7 +76,8 @@ void shuffle(const char* operation, Line line, unsigned mask, void* value, size_
 // The lanes of `mask` whose values are the same as mine.
 unsigned match(const char* operation, Line line, unsigned mask, const void* value, size_t bytes);
 // The largest value of the lanes of `mask`.
-int64_t reduce_max(const char* operation, Line line, unsigned mask, int64_t value);
+enum class Reduction { kMax, kSum };
+int64_t reduce(const char* operation, Line line, unsigned mask, int64_t value, Reduction reduction);
 int own_lane();
 // The barrier of a warp, which does order memory.
 void warp_barrier(Line line, unsigned mask);
