@@ -4,7 +4,8 @@
 
 It installs the wheel into an empty folder, copies the tests beside it (so that the sources of this
 tree cannot be imported by accident), and runs the tests marked `gpu`, then those marked `sanitizer`
-under both tools of compute-sanitizer side by side: sanitizers slow down whatever shares the GPU.
+under both tools of compute-sanitizer: these slow down whatever shares the GPU, and each other less
+than they wait for themselves, so that every file of tests gets a process.
 Each test of the compiler gets a process of its own beside the others: it waits for compilers, on
 one core, and its crash is one failure. No network is used; torch and pytest must be installed.
 """
@@ -30,6 +31,7 @@ from build_tools.receipt import RECEIPT, ROOT, sources_sha256
 SANITIZERS = ("memcheck", "racecheck")
 KERNEL_TESTS = "gpu and not compile"
 COMPILER_TESTS = "gpu and compile"
+SANITIZER_TESTS = "sanitizer and gpu"
 COMPILERS_AT_ONCE = 8
 # These test the build and the sources, not the kernels on a device, and import from this tree.
 _NOT_COPIED = ("packaging", "build_tools", "host", "__pycache__", RECEIPT.name)
@@ -100,15 +102,16 @@ class Suite:
         print(f"gpu_suite: pytest must run to its end, got exit code {code} in {tests}", flush=True)
         return Counter(failed=1)
 
-    def sanitizer_errors(self, tool: str) -> int:
-        """Errors that a compute-sanitizer tool finds in our kernels during the marked tests."""
-        log, tests = self.folder / f"{tool}.log", self.folder / f"{tool}_tests.log"
+    def sanitizer_errors(self, tool: str, file: str) -> int:
+        """Errors that a compute-sanitizer tool finds in our kernels in a file's marked tests."""
+        name = f"{tool}_{Path(file).stem}"
+        log, tests = self.folder / f"{name}.log", self.folder / f"{name}_tests.log"
         code = self.run(
             tests,
             *(_find_compute_sanitizer(), "--tool", tool, "--log-file", str(log)),
             # Only our kernels, and no complaint about calls that torch makes to see what works.
             *("--kernel-name", "kns=sm80moe", "--report-api-errors", "no"),
-            *_pytest("sanitizer and gpu", "tests"),
+            *_pytest(SANITIZER_TESTS, file),
             # One allocation a tensor, so that an access past its end is an access to nothing.
             PYTORCH_NO_CUDA_MEMORY_CACHING="1",
         )
@@ -169,17 +172,21 @@ def newest_wheel(folder: Path) -> Path:
 def run_all(suite: Suite) -> tuple[Counter[str], dict[str, int]]:
     """Counts of all tests, and errors by sanitizer."""
     compiler_tests = suite.collect(COMPILER_TESTS)
+    files = sorted({test.partition("::")[0] for test in suite.collect(SANITIZER_TESTS)})
     with ThreadPoolExecutor(COMPILERS_AT_ONCE) as compilers, ThreadPoolExecutor() as sanitizers:
         compiled = [
             compilers.submit(suite.count, f"compile_{index}", COMPILER_TESTS, test)
             for index, test in enumerate(compiler_tests)
         ]
         kernels = suite.count("kernels", KERNEL_TESTS, "tests")
-        found = {tool: sanitizers.submit(suite.sanitizer_errors, tool) for tool in SANITIZERS}
-    if not compiler_tests or not kernels["passed"]:
+        found = {
+            tool: [sanitizers.submit(suite.sanitizer_errors, tool, file) for file in files]
+            for tool in SANITIZERS
+        }
+    if not compiler_tests or not files or not kernels["passed"]:
         sys.exit("gpu_suite: tests marked gpu must run, got none")
     counts = sum((future.result() for future in compiled), kernels)
-    return counts, {tool: future.result() for tool, future in found.items()}
+    return counts, {tool: sum(part.result() for part in parts) for tool, parts in found.items()}
 
 
 def main() -> None:

@@ -104,7 +104,6 @@ def test_swiglu_where_it_saturates(device):
 
 
 @pytest.mark.gpu
-@pytest.mark.sanitizer
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("epilogue", EPILOGUES)
 @pytest.mark.parametrize("tactic", TACTICS)
