@@ -1,6 +1,7 @@
 """The operators for CPU tensors, in plain PyTorch: same arguments, same rounding points, no GPU.
 
 The layer is composed from its parts here as it is on the GPU: sort, two grouped GEMMs, combine.
+Formulas are those of `reference.py` in fp32, and what the GPU rounds to 16 bits is rounded here.
 Loops run over experts or over the k choices of a token, never over rows, and nothing depends on
 the order in which threads finish.
 """
@@ -8,6 +9,7 @@ the order in which threads finish.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -15,6 +17,14 @@ import torch
 from torch import nn
 
 from torch_sm80moe import _ops, _shapes, reference
+from torch_sm80moe._options import (
+    ACTIVATIONS,
+    EPILOGUES,
+    GATE_UP_ORDERS,
+    GATED_EPILOGUES,
+    EpilogueOptions,
+    LayerOptions,
+)
 
 _NO_TACTIC = -1
 
@@ -37,13 +47,14 @@ def fused_moe(
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     *,
-    expert_map: torch.Tensor | None = None,
     tactic_w13: int = _NO_TACTIC,
     tactic_w2: int = _NO_TACTIC,
+    **options: Any,
 ) -> torch.Tensor:
-    _shapes.fused_moe(hidden_states, w13, w2, topk_weights, topk_ids, expert_map)
+    chosen = LayerOptions(**options)
+    _shapes.fused_moe(hidden_states, w13, w2, topk_weights, topk_ids, chosen)
     _require_no_tactic("fused_moe", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
-    return _layer(hidden_states, w13, w2, topk_weights, topk_ids, expert_map)
+    return _layer(hidden_states, w13, w2, topk_weights, topk_ids, chosen)
 
 
 @_cpu("fused_moe_out")
@@ -55,13 +66,14 @@ def fused_moe_out(
     topk_ids: torch.Tensor,
     out: torch.Tensor,
     *,
-    expert_map: torch.Tensor | None = None,
     tactic_w13: int = _NO_TACTIC,
     tactic_w2: int = _NO_TACTIC,
+    **options: Any,
 ) -> None:
-    _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out, expert_map)
+    chosen = LayerOptions(**options)
+    _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out, chosen)
     _require_no_tactic("fused_moe_out", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
-    out.copy_(_layer(hidden_states, w13, w2, topk_weights, topk_ids, expert_map))
+    out.copy_(_layer(hidden_states, w13, w2, topk_weights, topk_ids, chosen))
 
 
 @_cpu("topk_route")
@@ -129,19 +141,38 @@ def grouped_gemm(
     top_k: int = 1,
     epilogue: int = 0,
     tactic: int = _NO_TACTIC,
+    **options: Any,
 ) -> torch.Tensor:
-    shape = _shapes.grouped_gemm(a, w, expert_offsets, row_index, top_k, epilogue)
+    chosen = EpilogueOptions(**options)
+    shape = _shapes.grouped_gemm(a, w, expert_offsets, row_index, top_k, epilogue, chosen)
     _require_no_tactic("grouped_gemm", tactic=tactic)
     out = a.new_zeros(shape)
     offsets = expert_offsets.tolist()
     for expert, (begin, end) in enumerate(pairwise(offsets)):
         if begin < end:
-            rows = a[begin:end]
-            if row_index is not None:
-                rows = a.index_select(0, row_index[begin:end] // top_k)
-            product = rows.float() @ w[expert].float().T
-            out[begin:end] = _swiglu(product) if epilogue == _shapes.SWIGLU else product
+            pairs = torch.arange(begin, end) if row_index is None else row_index[begin:end]
+            rows = a[begin:end] if row_index is None else a.index_select(0, pairs // top_k)
+            product = reference.linear(rows.float(), w, expert)
+            if chosen.row_scale is not None:
+                product *= chosen.row_scale[pairs, None]
+            product = reference.add_bias(product, chosen.bias, expert)
+            out[begin:end] = _epilogue(product, epilogue, chosen, expert)
     return out
+
+
+def _epilogue(
+    product: torch.Tensor, epilogue: int, options: EpilogueOptions, expert: int
+) -> torch.Tensor:
+    is_plain = EPILOGUES[epilogue] == "none"
+    return reference.activate(
+        product,
+        activation="identity" if is_plain else ACTIVATIONS[options.activation],
+        gated=epilogue in GATED_EPILOGUES,
+        gate_up_order=GATE_UP_ORDERS[options.gate_up_order],
+        swiglu=reference.swiglu_constants(
+            options.swiglu_alpha, options.swiglu_beta, options.swiglu_limit, expert
+        ),
+    )
 
 
 @_cpu("grouped_mm")
@@ -159,11 +190,20 @@ def combine(
 ) -> torch.Tensor:
     shape = _shapes.combine(rows, topk_weights, row_position)
     total = torch.zeros(shape, dtype=torch.float32)
+    _add_rows(total, rows, topk_weights, row_position)
+    return total.to(rows.dtype)
+
+
+def _add_rows(
+    total: torch.Tensor,
+    rows: torch.Tensor,
+    topk_weights: torch.Tensor,
+    row_position: torch.Tensor,
+) -> None:
     for position, weight in zip(row_position.unbind(1), topk_weights.unbind(1), strict=True):
         (tokens,) = ((position >= 0) & (position < rows.size(0))).nonzero(as_tuple=True)
         chosen = rows.index_select(0, position[tokens]).float()
         total[tokens] += weight[tokens, None] * chosen
-    return total.to(rows.dtype)
 
 
 def _layer(
@@ -172,24 +212,67 @@ def _layer(
     w2: torch.Tensor,
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
-    expert_map: torch.Tensor | None,
+    options: LayerOptions,
 ) -> torch.Tensor:
-    offsets, row_index, row_position = sort_by_expert(topk_ids, w13.size(0), expert_map=expert_map)
+    if not options.batch_invariant or hidden_states.size(0) == 0:
+        return _batch(hidden_states, w13, w2, topk_weights, topk_ids, options)
+    # A token by itself: how libraries add up depends on how many rows a matrix has.
+    return torch.cat(
+        [
+            _batch(
+                hidden_states[t : t + 1],
+                w13,
+                w2,
+                topk_weights[t : t + 1],
+                topk_ids[t : t + 1],
+                replace(options, residual=_row(options.residual, t)),
+            )
+            for t in range(hidden_states.size(0))
+        ]
+    )
+
+
+def _row(tensor: torch.Tensor | None, index: int) -> torch.Tensor | None:
+    return None if tensor is None else tensor[index : index + 1]
+
+
+def _batch(
+    hidden_states: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    options: LayerOptions,
+) -> torch.Tensor:
+    offsets, row_index, row_position = sort_by_expert(
+        topk_ids, w13.size(0), expert_map=options.expert_map
+    )
+    scales_input = options.apply_router_weight_on_input
     intermediate = grouped_gemm(
         hidden_states,
         w13,
         offsets,
         row_index,
         top_k=topk_ids.size(1),
-        epilogue=_shapes.SWIGLU,
+        epilogue=EPILOGUES.index("gated" if options.gated else "ungated"),
+        bias=options.w13_bias,
+        activation=options.activation,
+        gate_up_order=options.gate_up_order,
+        swiglu_alpha=options.swiglu_alpha,
+        swiglu_beta=options.swiglu_beta,
+        swiglu_limit=options.swiglu_limit,
+        row_scale=topk_weights.reshape(-1) if scales_input else None,
     )
-    rows = grouped_gemm(intermediate, w2, offsets)
-    return combine(rows, topk_weights, row_position)
+    rows = grouped_gemm(intermediate, w2, offsets).float()
+    if options.w2_bias is not None:
+        rows[: offsets[-1]] += options.w2_bias.float().repeat_interleave(offsets.diff(), dim=0)
 
-
-def _swiglu(gate_up: torch.Tensor) -> torch.Tensor:
-    gate, up = gate_up.chunk(2, dim=-1)
-    return gate * torch.sigmoid(gate) * up
+    total = torch.zeros(hidden_states.shape, dtype=torch.float32)
+    if options.residual is not None:
+        total += options.residual
+    weights = torch.ones_like(topk_weights) if scales_input else topk_weights
+    _add_rows(total, rows, weights, row_position)
+    return total.to(hidden_states.dtype)
 
 
 def _require_no_tactic(op: str, **tactics: int) -> None:

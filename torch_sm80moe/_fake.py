@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from torch_sm80moe import _ops, _shapes
+from torch_sm80moe._options import EpilogueOptions, LayerOptions
 
 _NUM_TACTICS = _ops.tactic_table().size(0)
 
@@ -29,11 +30,12 @@ def _fused_moe(
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     *,
-    expert_map: torch.Tensor | None = None,
     tactic_w13: int = -1,
     tactic_w2: int = -1,
+    **options: Any,
 ) -> torch.Tensor:
-    shape = _shapes.fused_moe(hidden_states, w13, w2, topk_weights, topk_ids, expert_map)
+    chosen = LayerOptions(**options)
+    shape = _shapes.fused_moe(hidden_states, w13, w2, topk_weights, topk_ids, chosen)
     return hidden_states.new_empty(shape)
 
 
@@ -46,11 +48,12 @@ def _fused_moe_out(
     topk_ids: torch.Tensor,
     out: torch.Tensor,
     *,
-    expert_map: torch.Tensor | None = None,
     tactic_w13: int = -1,
     tactic_w2: int = -1,
+    **options: Any,
 ) -> None:
-    _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out, expert_map)
+    chosen = LayerOptions(**options)
+    _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out, chosen)
 
 
 @_fake("topk_route")
@@ -101,8 +104,12 @@ def _grouped_gemm(
     top_k: int = 1,
     epilogue: int = 0,
     tactic: int = -1,
+    **options: Any,
 ) -> torch.Tensor:
-    return a.new_empty(_shapes.grouped_gemm(a, w, expert_offsets, row_index, top_k, epilogue))
+    chosen = EpilogueOptions(**options)
+    return a.new_empty(
+        _shapes.grouped_gemm(a, w, expert_offsets, row_index, top_k, epilogue, chosen)
+    )
 
 
 @_fake("grouped_mm")

@@ -55,6 +55,8 @@ def _no_selection(
     epilogue: int,
     dtype: int,
     device_index: int,
+    *,
+    batch_invariant: bool = False,
 ) -> int:
     raise RuntimeError(
         "select_tactic: the installation must contain CUDA kernels, got a CPU-only one"

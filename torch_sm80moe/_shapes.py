@@ -12,17 +12,26 @@ from collections.abc import Sequence
 
 import torch
 
+from torch_sm80moe._options import (
+    ACTIVATIONS,
+    EPILOGUES,
+    GATE_UP_ORDERS,
+    GATED_EPILOGUES,
+    PLAIN_EPILOGUES,
+    SILU,
+    EpilogueOptions,
+    LayerOptions,
+)
+
 MAX_EXPERTS = 1024
 MAX_GROUPS = 32
 # Where an operator takes a number for a name, it is the index.
-EPILOGUES = ("none", "swiglu")
-SWIGLU = EPILOGUES.index("swiglu")
 DTYPES = ("float32", "float16", "bfloat16")
 SCORINGS = ("softmax", "sigmoid", "sqrtsoftplus")
 GROUP_SCORES = ("max", "top2_sum")
 TUNING_COLUMNS = ("dtype", "epilogue", "num_experts", "n", "k", "num_rows", "tactic")
 
-_ACTIVATIONS = (torch.float16, torch.bfloat16)
+_HALVES = (torch.float16, torch.bfloat16)
 _LOGITS = (torch.float32, torch.float16, torch.bfloat16)
 _IDS = (torch.int32, torch.int64)
 _ROW_MULTIPLE = 8  # 16 bytes of a 16-bit type: the unit in which the kernels copy rows.
@@ -38,12 +47,12 @@ def fused_moe(
     w2: torch.Tensor,
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
-    expert_map: torch.Tensor | None,
+    options: LayerOptions,
     *,
     op: str = "fused_moe",
 ) -> tuple[int, int]:
     """Check the arguments of `fused_moe`; return the shape [T, H]."""
-    _require_dtype(op, "hidden_states", hidden_states, _ACTIVATIONS)
+    _require_dtype(op, "hidden_states", hidden_states, _HALVES)
     _require_dtype(op, "w13", w13, (hidden_states.dtype,))
     _require_dtype(op, "w2", w2, (hidden_states.dtype,))
     _require_dtype(op, "topk_weights", topk_weights, (torch.float32,))
@@ -51,15 +60,16 @@ def fused_moe(
 
     _require_shape(op, "hidden_states", hidden_states, ("T", "H"))
     num_tokens, hidden_size = hidden_states.shape
-    _require_shape(op, "w13", w13, ("E", "2I", hidden_size))
-    num_experts, intermediate_size = w13.size(0), w13.size(1) // 2
+    gates = 2 if options.gated else 1
+    _require_shape(op, "w13", w13, ("E", "2I" if options.gated else "I", hidden_size))
+    num_experts, intermediate_size = w13.size(0), w13.size(1) // gates
     _require_shape(op, "w2", w2, (num_experts, hidden_size, intermediate_size))
     _require_shape(op, "topk_ids", topk_ids, (num_tokens, "k"))
     _require_shape(op, "topk_weights", topk_weights, (num_tokens, topk_ids.size(1)))
 
     _require_num_experts(op, "w13", num_experts)
     _require_multiple(op, "hidden_states", -1, hidden_size, _ROW_MULTIPLE)
-    _require_multiple(op, "w13", 1, w13.size(1), 2 * _ROW_MULTIPLE)
+    _require_multiple(op, "w13", 1, w13.size(1), gates * _ROW_MULTIPLE)
     _require_choices(op, topk_ids)
     for name, rows in (("hidden_states", hidden_states), ("w13", w13), ("w2", w2)):
         _require_row_strides(op, name, rows)
@@ -69,7 +79,14 @@ def fused_moe(
     _require_device(op, "topk_ids", topk_ids, hidden_states, "hidden_states")
     _require_device(op, "w13", w13, hidden_states, "hidden_states")
     _require_device(op, "w2", w2, hidden_states, "hidden_states")
-    _require_expert_map(op, expert_map, topk_ids)
+    _require_expert_map(op, options.expert_map, topk_ids)
+    _require_activation(op, options.gated, options, num_experts, hidden_states, "hidden_states")
+    for name, optional, shape in (
+        ("w13_bias", options.w13_bias, w13.shape[:2]),
+        ("w2_bias", options.w2_bias, w2.shape[:2]),
+        ("residual", options.residual, hidden_states.shape),
+    ):
+        _require_optional_rows(op, name, optional, shape, hidden_states, "hidden_states")
     return num_tokens, hidden_size
 
 
@@ -80,11 +97,11 @@ def fused_moe_out(
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     out: torch.Tensor,
-    expert_map: torch.Tensor | None,
+    options: LayerOptions,
 ) -> None:
     """Check the arguments of `fused_moe_out`."""
     op = "fused_moe_out"
-    shape = fused_moe(hidden_states, w13, w2, topk_weights, topk_ids, expert_map, op=op)
+    shape = fused_moe(hidden_states, w13, w2, topk_weights, topk_ids, options, op=op)
     _require_dtype(op, "out", out, (hidden_states.dtype,))
     _require_shape(op, "out", out, shape)
     _require_row_strides(op, "out", out)
@@ -156,10 +173,11 @@ def grouped_gemm(
     row_index: torch.Tensor | None,
     top_k: int,
     epilogue: int,
+    options: EpilogueOptions,
 ) -> tuple[int, int]:
     """Check the arguments of `grouped_gemm`; return the shape of the result."""
     op = "grouped_gemm"
-    _require_dtype(op, "a", a, _ACTIVATIONS)
+    _require_dtype(op, "a", a, _HALVES)
     _require_dtype(op, "w", w, (a.dtype,))
     _require_dtype(op, "expert_offsets", expert_offsets, (torch.int32,))
     if row_index is not None:
@@ -175,7 +193,8 @@ def grouped_gemm(
     _require_num_experts(op, "w", num_experts)
     _require_int(op, "epilogue", epilogue, 0, len(EPILOGUES) - 1)
     _require_multiple(op, "a", -1, a.size(1), _ROW_MULTIPLE)
-    gates = 2 if epilogue == SWIGLU else 1
+    is_gated = epilogue in GATED_EPILOGUES
+    gates = 2 if is_gated else 1
     _require_multiple(op, "w", 1, num_columns, gates * _ROW_MULTIPLE)
     _require_int(op, "top_k", top_k, 1, _MAX_INT)
     num_rows = a.size(0) if row_index is None else row_index.size(0)
@@ -189,13 +208,23 @@ def grouped_gemm(
     if row_index is not None:
         _require_contiguous(op, "row_index", row_index)
         _require_device(op, "row_index", row_index, a, "a")
+    if epilogue in PLAIN_EPILOGUES:
+        _require_no_options(op, epilogue, options)
+    _require_activation(op, is_gated, options, num_experts, a, "a")
+    _require_optional_rows(op, "bias", options.bias, w.shape[:2], a, "a")
+    if options.row_scale is not None:
+        num_scales = num_rows if row_index is None else a.size(0) * top_k
+        _require_dtype(op, "row_scale", options.row_scale, (torch.float32,))
+        _require_shape(op, "row_scale", options.row_scale, (num_scales,))
+        _require_contiguous(op, "row_scale", options.row_scale)
+        _require_device(op, "row_scale", options.row_scale, a, "a")
     return num_rows, num_columns // gates
 
 
 def grouped_mm(mat_a: torch.Tensor, mat_b: torch.Tensor, offs: torch.Tensor) -> tuple[int, int]:
     """Check the arguments of `grouped_mm`; return the shape [M, N]."""
     op = "grouped_mm"
-    _require_dtype(op, "mat_a", mat_a, _ACTIVATIONS)
+    _require_dtype(op, "mat_a", mat_a, _HALVES)
     _require_dtype(op, "mat_b", mat_b, (mat_a.dtype,))
     _require_dtype(op, "offs", offs, (torch.int32,))
     _require_shape(op, "mat_a", mat_a, ("M", "K"))
@@ -219,7 +248,7 @@ def combine(
 ) -> tuple[int, int]:
     """Check the arguments of `combine`; return the shape [T, H]."""
     op = "combine"
-    _require_dtype(op, "rows", rows, _ACTIVATIONS)
+    _require_dtype(op, "rows", rows, _HALVES)
     _require_dtype(op, "topk_weights", topk_weights, (torch.float32,))
     _require_dtype(op, "row_position", row_position, (torch.int32,))
     _require_shape(op, "rows", rows, ("M", "H"))
@@ -239,7 +268,7 @@ def combine(
 def select_tactic(num_rows: int, num_experts: int, n: int, k: int, dtype: torch.dtype) -> None:
     """Check the arguments of `select_tactic`."""
     op = "select_tactic"
-    if dtype not in _ACTIVATIONS:
+    if dtype not in _HALVES:
         raise TypeError(f"{op}: dtype must be float16 or bfloat16, got {dtype_name(dtype)}")
     _require_int(op, "num_rows", num_rows, 1, _MAX_INT)
     _require_int(op, "num_experts", num_experts, 1, MAX_EXPERTS)
@@ -333,6 +362,62 @@ def _require_expert_map(op: str, expert_map: torch.Tensor | None, topk_ids: torc
     _require_int(op, "the length of expert_map", expert_map.size(0), 1, _MAX_INT)
     _require_contiguous(op, "expert_map", expert_map)
     _require_device(op, "expert_map", expert_map, topk_ids, "topk_ids")
+
+
+def _require_activation(
+    op: str,
+    is_gated: bool,
+    options: LayerOptions | EpilogueOptions,
+    num_experts: int,
+    leader: torch.Tensor,
+    leader_name: str,
+) -> None:
+    _require_int(op, "activation", options.activation, 0, len(ACTIVATIONS) - 1)
+    _require_int(op, "gate_up_order", options.gate_up_order, 0, len(GATE_UP_ORDERS) - 1)
+    if options.gate_up_order != 0 and not is_gated:
+        raise ValueError(
+            f"{op}: gate_up_order must be {GATE_UP_ORDERS[0]} where nothing is gated, "
+            f"got {GATE_UP_ORDERS[options.gate_up_order]}"
+        )
+    is_swiglu = is_gated and options.activation == SILU
+    for name in ("swiglu_alpha", "swiglu_beta", "swiglu_limit"):
+        values = getattr(options, name)
+        if values is None:
+            continue
+        _require_dtype(op, name, values, (torch.float32,))
+        _require_shape(op, name, values, (num_experts,))
+        _require_device(op, name, values, leader, leader_name)
+        if not is_swiglu:
+            raise ValueError(
+                f"{op}: {name} must be None unless the activation is silu and gated, got a tensor"
+            )
+
+
+def _require_no_options(op: str, epilogue: int, options: EpilogueOptions) -> None:
+    default = EpilogueOptions()
+    for name in ("bias", "activation", "swiglu_alpha", "swiglu_beta", "swiglu_limit", "row_scale"):
+        given, wanted = getattr(options, name), getattr(default, name)
+        if isinstance(given, torch.Tensor) or given != wanted:
+            got = "a tensor" if isinstance(given, torch.Tensor) else given
+            raise ValueError(
+                f'{op}: {name} must be {wanted} for the epilogue "{EPILOGUES[epilogue]}", got {got}'
+            )
+
+
+def _require_optional_rows(
+    op: str,
+    name: str,
+    rows: torch.Tensor | None,
+    shape: Sequence[Size],
+    leader: torch.Tensor,
+    leader_name: str,
+) -> None:
+    if rows is None:
+        return
+    _require_dtype(op, name, rows, (leader.dtype,))
+    _require_shape(op, name, rows, shape)
+    _require_row_strides(op, name, rows)
+    _require_device(op, name, rows, leader, leader_name)
 
 
 def _require_rows(op: str, name: str, num_rows: int) -> None:

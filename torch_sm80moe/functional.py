@@ -7,11 +7,18 @@ What requires grad is refused by `_autograd.py`, also for callers of the bare op
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from torch_sm80moe import _ops, _settings, _shapes
+from torch_sm80moe._options import (
+    ACTIVATIONS,
+    EPILOGUES,
+    GATE_UP_ORDERS,
+    EpilogueOptions,
+    LayerOptions,
+)
 
 
 class Tactic(NamedTuple):
@@ -36,20 +43,34 @@ def fused_moe(
     topk_ids: torch.Tensor,
     *,
     expert_map: torch.Tensor | None = None,
+    w13_bias: torch.Tensor | None = None,
+    w2_bias: torch.Tensor | None = None,
+    activation: str = "silu",
+    gated: bool = True,
+    gate_up_order: str = "gate_up",
+    swiglu_alpha: torch.Tensor | None = None,
+    swiglu_beta: torch.Tensor | None = None,
+    swiglu_limit: torch.Tensor | None = None,
+    apply_router_weight_on_input: bool = False,
+    residual: torch.Tensor | None = None,
+    batch_invariant: bool = False,
     tactic_w13: int = -1,
     tactic_w2: int = -1,
 ) -> torch.Tensor:
     """Run the experts that the router chose, and sum their outputs by its weights.
 
     `out[t] = sum_j topk_weights[t, j] * (silu(x[t] @ gate_e.T) * (x[t] @ up_e.T)) @ w2_e.T` with
-    `x = hidden_states`, `e = topk_ids[t, j]` and `gate_e, up_e = w13[e, :I], w13[e, I:]`.
+    `x = hidden_states`, `e = topk_ids[t, j]` and `gate_e, up_e = w13[e, :I], w13[e, I:]`. Options
+    change the activation, the order of gates and ups, and what is added; `docs/options.md` tells
+    which model takes which.
 
     Args:
         hidden_states: activations `[T, H]`, float16 or bfloat16, H a multiple of 8. The last
             dimension is contiguous; other strides are multiples of 8 elements. On a GPU the data
             begins at a multiple of 16 bytes.
-        w13: gate and up weights `[E, 2I, H]`: the I gate rows of an expert, then its I up rows;
-            dtype, device and layout rules of `hidden_states`; E up to 1024, I a multiple of 8.
+        w13: gate and up weights `[E, 2I, H]`: the I gate rows of an expert, then its I up rows,
+            unless `gate_up_order` names another order; `[E, I, H]` if not `gated`; dtype, device
+            and layout rules of `hidden_states`; E up to 1024, I a multiple of 8.
         w2: down weights `[E, H, I]`; the same rules.
         topk_weights: router weights `[T, k]`, float32, last dimension contiguous, same device.
         topk_ids: expert ids `[T, k]`, int32 or int64, last dimension contiguous, same device. An id
@@ -57,8 +78,29 @@ def fused_moe(
         expert_map: `[G]`, int32, contiguous, same device: ids are those of all G experts, and
             `expert_map[id]` is the expert's index on this device; one outside `[0, E)`, such as -1,
             or an id outside `[0, G)`, contributes nothing. None means that ids are indices.
+        w13_bias: `[E, 2I]`, or `[E, I]` if not `gated`, added to the sums of `w13`'s rows, in
+            their order; dtype, device and layout rules of `hidden_states`. None adds nothing.
+        w2_bias: `[E, H]`, added to each expert's row before the router weighs it; the same rules.
+        activation: "silu", "gelu" (with erf), "gelu_tanh", "relu", "relu2" (its square) or
+            "identity".
+        gated: whether the intermediate is `activation(gate) * up`, or `activation(x @ w13_e.T)`.
+        gate_up_order: which of an expert's rows in `w13` are gates: "gate_up" the first half,
+            "up_gate" the second, "interleaved" every other from the first on. Nothing is copied.
+        swiglu_alpha: `[E]`, float32, same device, any stride (an expanded scalar has 0); only for
+            a gated silu, which becomes `gate * sigmoid(alpha * gate) * (up + beta)`. None means 1.
+        swiglu_beta: the same. None means 0.
+        swiglu_limit: the same; before all else gate is clamped to at most limit, and up to
+            `[-limit, limit]`. None does not clamp.
+        apply_router_weight_on_input: whether `topk_weights[t, j]` multiplies `x[t]` (in fp32: the
+            sums of `w13`, before the bias) and not the expert's output.
+        residual: `[T, H]`, dtype, device and layout rules of `hidden_states`, added to the sum in
+            fp32. None adds nothing.
+        batch_invariant: whether a token's bits must not depend on the other tokens of the call.
+            Costs time where tokens are few (`docs/options.md`).
         tactic_w13: id of the tactic of the first GEMM; -1 selects one by the problem's size. If
-            neither is forced, few rows (see `decode_limit`) run without tactics.
+            neither is forced, few rows (see `decode_limit`) run without tactics. With
+            `batch_invariant` it must have `warps_k` 1; with biases of the first GEMM, its
+            activations, or weights on the input `cta_m` at most 128.
         tactic_w2: the same for the second GEMM.
 
     Returns:
@@ -71,9 +113,10 @@ def fused_moe(
             device or driver cannot run the kernels; one token passes the workspace limit.
 
     Numerics:
-        fp32 accumulation. The product silu(gate) * up, each expert's row and the output are rounded
-        once each to the dtype; the sum over k is in fp32, in the order of j. Bit-identical from
-        run to run. Tolerances against `reference.fused_moe` are in `torch_sm80moe.testing`.
+        fp32 accumulation. The intermediate, each expert's row (without bias) and the output are
+        rounded once each to the dtype; the sum over k is in fp32, in the order of j, and begins
+        with the residual. Activations are in fp32. Bit-identical from run to run. Tolerances
+        against `reference.fused_moe` are in `torch_sm80moe.testing`.
 
     Behaviour:
         Runs on the current stream of the tensors' device, does not synchronise, may be captured
@@ -92,6 +135,20 @@ def fused_moe(
     """
     if _settings.CHECK_IDS:
         _check_ids("fused_moe", topk_ids, w13.size(0), expert_map)
+    options: dict[str, Any] = {
+        "expert_map": expert_map,
+        "w13_bias": w13_bias,
+        "w2_bias": w2_bias,
+        "activation": _number("fused_moe", "activation", activation, ACTIVATIONS),
+        "gated": gated,
+        "gate_up_order": _number("fused_moe", "gate_up_order", gate_up_order, GATE_UP_ORDERS),
+        "swiglu_alpha": swiglu_alpha,
+        "swiglu_beta": swiglu_beta,
+        "swiglu_limit": swiglu_limit,
+        "apply_router_weight_on_input": apply_router_weight_on_input,
+        "residual": residual,
+        "batch_invariant": batch_invariant,
+    }
     try:
         return _ops.fused_moe(
             hidden_states,
@@ -99,12 +156,13 @@ def fused_moe(
             w2,
             topk_weights,
             topk_ids,
-            expert_map=expert_map,
+            **options,
             tactic_w13=tactic_w13,
             tactic_w2=tactic_w2,
         )
     except RuntimeError:
-        _shapes.fused_moe(hidden_states, w13, w2, topk_weights, topk_ids, expert_map)
+        chosen = LayerOptions(**options)
+        _shapes.fused_moe(hidden_states, w13, w2, topk_weights, topk_ids, chosen)
         _require_tactics("fused_moe", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
         _require_kernels("fused_moe", "hidden_states", hidden_states)
         raise
@@ -119,6 +177,17 @@ def fused_moe_out(
     out: torch.Tensor,
     *,
     expert_map: torch.Tensor | None = None,
+    w13_bias: torch.Tensor | None = None,
+    w2_bias: torch.Tensor | None = None,
+    activation: str = "silu",
+    gated: bool = True,
+    gate_up_order: str = "gate_up",
+    swiglu_alpha: torch.Tensor | None = None,
+    swiglu_beta: torch.Tensor | None = None,
+    swiglu_limit: torch.Tensor | None = None,
+    apply_router_weight_on_input: bool = False,
+    residual: torch.Tensor | None = None,
+    batch_invariant: bool = False,
     tactic_w13: int = -1,
     tactic_w2: int = -1,
 ) -> torch.Tensor:
@@ -131,8 +200,20 @@ def fused_moe_out(
         topk_weights: as in `fused_moe`.
         topk_ids: as in `fused_moe`.
         out: `[T, H]`, dtype, device and layout rules of `hidden_states`; rows do not overlap, and
-            no memory is shared with an input. Every element is written.
+            no memory is shared with an input, but `residual` may be `out` itself. Every element is
+            written.
         expert_map: as in `fused_moe`.
+        w13_bias: as in `fused_moe`.
+        w2_bias: as in `fused_moe`.
+        activation: as in `fused_moe`.
+        gated: as in `fused_moe`.
+        gate_up_order: as in `fused_moe`.
+        swiglu_alpha: as in `fused_moe`.
+        swiglu_beta: as in `fused_moe`.
+        swiglu_limit: as in `fused_moe`.
+        apply_router_weight_on_input: as in `fused_moe`.
+        residual: as in `fused_moe`.
+        batch_invariant: as in `fused_moe`.
         tactic_w13: as in `fused_moe`.
         tactic_w2: as in `fused_moe`.
 
@@ -161,6 +242,20 @@ def fused_moe_out(
     """
     if _settings.CHECK_IDS:
         _check_ids("fused_moe_out", topk_ids, w13.size(0), expert_map)
+    options: dict[str, Any] = {
+        "expert_map": expert_map,
+        "w13_bias": w13_bias,
+        "w2_bias": w2_bias,
+        "activation": _number("fused_moe_out", "activation", activation, ACTIVATIONS),
+        "gated": gated,
+        "gate_up_order": _number("fused_moe_out", "gate_up_order", gate_up_order, GATE_UP_ORDERS),
+        "swiglu_alpha": swiglu_alpha,
+        "swiglu_beta": swiglu_beta,
+        "swiglu_limit": swiglu_limit,
+        "apply_router_weight_on_input": apply_router_weight_on_input,
+        "residual": residual,
+        "batch_invariant": batch_invariant,
+    }
     try:
         _ops.fused_moe_out(
             hidden_states,
@@ -169,12 +264,13 @@ def fused_moe_out(
             topk_weights,
             topk_ids,
             out,
-            expert_map=expert_map,
+            **options,
             tactic_w13=tactic_w13,
             tactic_w2=tactic_w2,
         )
     except RuntimeError:
-        _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out, expert_map)
+        chosen = LayerOptions(**options)
+        _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out, chosen)
         _require_tactics("fused_moe_out", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
         _require_kernels("fused_moe_out", "hidden_states", hidden_states)
         raise
@@ -344,6 +440,13 @@ def grouped_gemm(
     *,
     top_k: int = 1,
     epilogue: str = "none",
+    bias: torch.Tensor | None = None,
+    activation: str = "silu",
+    gate_up_order: str = "gate_up",
+    swiglu_alpha: torch.Tensor | None = None,
+    swiglu_beta: torch.Tensor | None = None,
+    swiglu_limit: torch.Tensor | None = None,
+    row_scale: torch.Tensor | None = None,
     tactic: int = -1,
 ) -> torch.Tensor:
     """Multiply each expert's rows by its weights: a GEMM whose groups are ragged.
@@ -351,23 +454,33 @@ def grouped_gemm(
     `out[m] = epilogue(a[s] @ w[e].T)` for m in `[expert_offsets[e], expert_offsets[e + 1])`, with
     `s = row_index[m] // top_k` if `row_index` is given and `s = m` otherwise. The epilogue "none"
     leaves the N columns as they are; "swiglu" takes the first N / 2 as gate and the others as up
-    and returns `silu(gate) * up`.
+    and returns `silu(gate) * up`. "ungated" returns `activation(columns * row_scale + bias)`, and
+    "gated" `activation(gate) * up` of what is gate and up in these columns.
 
     Args:
         a: rows `[S, K]`, float16 or bfloat16, K a multiple of 8; last dimension contiguous, other
             strides multiples of 8 elements, and on a GPU data at a multiple of 16 bytes.
         w: weights `[E, N, K]`; dtype, device and layout rules of `a`; N a multiple of 8 (16 for
-            "swiglu"); E up to 1024.
+            "swiglu" and "gated"); E up to 1024.
         expert_offsets: `[E + 1]`, int32, contiguous; rises from 0 to at most M.
         row_index: `[M]`, int32, contiguous, entries of covered rows in `[0, S * top_k)`; None means
             that row m reads `a[m]`, and M = S.
         top_k: how many consecutive pairs share a row of `a`; at least 1.
-        epilogue: "none" or "swiglu".
+        epilogue: "none", "swiglu", "gated" or "ungated". The options that follow, but for the
+            order, are for the last two.
+        bias: `[E, N]`; dtype, device and layout rules of `a`. None adds nothing.
+        activation: as in `fused_moe`.
+        gate_up_order: as in `fused_moe`; for "swiglu" and "gated".
+        swiglu_alpha: as in `fused_moe`; for "gated", as the next two.
+        swiglu_beta: as in `fused_moe`.
+        swiglu_limit: as in `fused_moe`.
+        row_scale: float32, contiguous, same device: `[S * top_k]`, of which row m takes entry
+            `row_index[m]`, or `[S]` without `row_index`. None means 1.
         tactic: id of the tactic; -1 selects one by the problem's size.
 
     Returns:
-        `[M, N]` or `[M, N / 2]`, dtype of `a`, freshly allocated. Rows that the offsets do not
-        cover are zero.
+        `[M, N]`, or `[M, N / 2]` if gated; dtype of `a`, freshly allocated. Rows that the offsets
+        do not cover are zero.
 
     Raises:
         ValueError: a shape, stride, device or range is wrong.
@@ -389,13 +502,23 @@ def grouped_gemm(
         >>> grouped_gemm(a, w, torch.tensor([0, 1, 2], dtype=torch.int32)).sum(1).tolist()
         [64.0, 64.0, 0.0]
     """
-    number = _number("grouped_gemm", "epilogue", epilogue, _shapes.EPILOGUES)
+    number = _number("grouped_gemm", "epilogue", epilogue, EPILOGUES)
+    options: dict[str, Any] = {
+        "bias": bias,
+        "activation": _number("grouped_gemm", "activation", activation, ACTIVATIONS),
+        "gate_up_order": _number("grouped_gemm", "gate_up_order", gate_up_order, GATE_UP_ORDERS),
+        "swiglu_alpha": swiglu_alpha,
+        "swiglu_beta": swiglu_beta,
+        "swiglu_limit": swiglu_limit,
+        "row_scale": row_scale,
+    }
     try:
         return _ops.grouped_gemm(
-            a, w, expert_offsets, row_index, top_k=top_k, epilogue=number, tactic=tactic
+            a, w, expert_offsets, row_index, top_k=top_k, epilogue=number, **options, tactic=tactic
         )
     except RuntimeError:
-        _shapes.grouped_gemm(a, w, expert_offsets, row_index, top_k, number)
+        chosen = EpilogueOptions(**options)
+        _shapes.grouped_gemm(a, w, expert_offsets, row_index, top_k, number, chosen)
         _require_tactics("grouped_gemm", tactic=tactic)
         _require_kernels("grouped_gemm", "a", a)
         raise
@@ -547,17 +670,21 @@ def select_tactic(
     epilogue: str = "none",
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str | int | None = None,
+    batch_invariant: bool = False,
 ) -> int:
     """Return the tactic that -1 means for a grouped GEMM of this size.
 
     Args:
         num_rows: M, the rows of all experts together.
         num_experts: E.
-        n: N, rows of an expert's weight (gate and up together for "swiglu").
+        n: N, rows of an expert's weight (gate and up together where there are gates).
         k: K, the depth of the sum.
-        epilogue: "none" or "swiglu".
+        epilogue: as in `grouped_gemm`; "gated" chooses like "swiglu", "ungated" like "none", among
+            tiles of up to 128 rows.
         dtype: float16 or bfloat16.
         device: a CUDA device; None means the current one.
+        batch_invariant: whether all that add up a sum must do so in one order: only tactics with
+            `warps_k` 1 are chosen from.
 
     Returns:
         The id of a row of `tactic_table`.
@@ -580,10 +707,12 @@ def select_tactic(
         0
     """
     _shapes.select_tactic(num_rows, num_experts, n, k, dtype)
-    number = _number("select_tactic", "epilogue", epilogue, _shapes.EPILOGUES)
+    number = _number("select_tactic", "epilogue", epilogue, EPILOGUES)
     index = _cuda_index("select_tactic", device)
     dtype_number = _shapes.DTYPES.index(_shapes.dtype_name(dtype))
-    return _ops.select_tactic(num_rows, num_experts, n, k, number, dtype_number, index)
+    return _ops.select_tactic(
+        num_rows, num_experts, n, k, number, dtype_number, index, batch_invariant=batch_invariant
+    )
 
 
 def decode_limit(

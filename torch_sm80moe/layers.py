@@ -1,41 +1,86 @@
-"""The layer as modules: experts alone, and experts with their router. They only call functions."""
+"""The layer as modules: experts alone, and experts with their router. They only call functions.
+
+Options are the keyword arguments of `fused_moe`, given once: tensors among them become buffers of
+the module, under their names.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from torch_sm80moe import functional
+from torch_sm80moe._options import LayerOptions
+
+# The residual is new at every call.
+_OPTIONS = tuple(name for name in LayerOptions.__dataclass_fields__ if name != "residual")
 
 
 class FusedExperts(nn.Module):
-    """Experts whose router lives elsewhere: parameters `w13 [E, 2I, H]` and `w2 [E, H, I]`."""
+    """Experts whose router lives elsewhere: parameters `w13 [E, 2I, H]` and `w2 [E, H, I]`.
 
-    def __init__(self, w13: torch.Tensor, w2: torch.Tensor) -> None:
-        """Take the weights as they are (no copy), as parameters without gradient."""
+    Example:
+        >>> w13, w2 = torch.randn(4, 32, 64).half(), torch.randn(4, 64, 32).half()
+        >>> experts = FusedExperts(w13, w2, activation="relu2", gated=False)
+        >>> experts(torch.randn(3, 64).half(), torch.ones(3, 1), torch.zeros(3, 1).int()).shape
+        torch.Size([3, 64])
+    """
+
+    def __init__(self, w13: torch.Tensor, w2: torch.Tensor, **options: Any) -> None:
+        """Take the weights as they are (no copy), as parameters without gradient.
+
+        Args:
+            w13: as in `fused_moe`.
+            w2: as in `fused_moe`.
+            options: keyword arguments of `fused_moe`, but for `residual` and the tactics.
+
+        Raises:
+            TypeError: there is no such option.
+        """
         super().__init__()
         self.w13 = nn.Parameter(w13, requires_grad=False)
         self.w2 = nn.Parameter(w2, requires_grad=False)
+        self.options: dict[str, Any] = {}
+        for name, value in options.items():
+            if name not in _OPTIONS:
+                raise TypeError(
+                    f"FusedExperts: options must be among {', '.join(_OPTIONS)}, got {name}"
+                )
+            if isinstance(value, torch.Tensor):
+                self.register_buffer(name, value)
+            elif value is not None:
+                self.options[name] = value
 
     def forward(
-        self, hidden_states: torch.Tensor, topk_weights: torch.Tensor, topk_ids: torch.Tensor
+        self,
+        hidden_states: torch.Tensor,
+        topk_weights: torch.Tensor,
+        topk_ids: torch.Tensor,
+        residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Run `fused_moe` on `[..., H]` with routing `[..., k]`; return `[..., H]`."""
-        top_k = topk_ids.size(-1)
+        hidden_size, top_k = hidden_states.size(-1), topk_ids.size(-1)
+        tensors: dict[str, Any] = dict(self.named_buffers(recurse=False))
         out = functional.fused_moe(
-            hidden_states.reshape(-1, hidden_states.size(-1)),
+            hidden_states.reshape(-1, hidden_size),
             self.w13,
             self.w2,
             topk_weights.reshape(-1, top_k),
             topk_ids.reshape(-1, top_k),
+            residual=None if residual is None else residual.reshape(-1, hidden_size),
+            **tensors,
+            **self.options,
         )
         return out.reshape(hidden_states.shape)
 
 
 class FusedMoE(nn.Module):
-    """A mixture-of-experts layer: softmax top-k router, SwiGLU experts, weighted sum.
+    """A mixture-of-experts layer: softmax top-k router, experts, weighted sum.
+
+    The experts are SwiGLU unless options say otherwise.
 
     The layer has no backward: its parameters do not require grad.
 
@@ -55,19 +100,25 @@ class FusedMoE(nn.Module):
         renormalize: bool = True,
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str | None = None,
+        **options: Any,
     ) -> None:
-        """Make a layer with random weights, scaled so that activations keep their size."""
+        """Make a layer with random weights, scaled so that activations keep their size.
+
+        Options are those of `FusedExperts`.
+        """
 
         def random(*shape: int) -> torch.Tensor:
             return torch.randn(shape, dtype=dtype, device=device) / math.sqrt(shape[-1])
 
         super().__init__()
+        gates = 2 if options.get("gated", True) else 1
         self.top_k = top_k
         self.renormalize = renormalize
         self.router_weight = nn.Parameter(random(num_experts, hidden_size), requires_grad=False)
         self.experts = FusedExperts(
-            random(num_experts, 2 * intermediate_size, hidden_size),
+            random(num_experts, gates * intermediate_size, hidden_size),
             random(num_experts, hidden_size, intermediate_size),
+            **options,
         )
 
     @classmethod
@@ -79,15 +130,17 @@ class FusedMoE(nn.Module):
         top_k: int,
         *,
         renormalize: bool = True,
+        **options: Any,
     ) -> FusedMoE:
         """Make a layer of a checkpoint's tensors, without copying them.
 
         Args:
             router_weight: `[E, H]`, dtype of the experts.
-            w13: `[E, 2I, H]`, gate rows, then up rows.
+            w13: `[E, 2I, H]`, gate rows, then up rows; as in `fused_moe`.
             w2: `[E, H, I]`.
             top_k: experts per token.
             renormalize: whether the k weights of a token sum to one.
+            options: those of `FusedExperts`.
 
         Returns:
             A layer whose parameters share the tensors' memory.
@@ -103,13 +156,16 @@ class FusedMoE(nn.Module):
             device="meta",
         )
         layer.router_weight = nn.Parameter(router_weight, requires_grad=False)
-        layer.experts = FusedExperts(w13, w2)
+        layer.experts = FusedExperts(w13, w2, **options)
         return layer
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Route and run `[..., H]`; return `[..., H]`."""
+    def forward(
+        self, hidden_states: torch.Tensor, residual: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Route and run `[..., H]`; return `[..., H]`, with the residual added if there is one."""
         flat = hidden_states.reshape(-1, hidden_states.size(-1))
         logits = nn.functional.linear(flat, self.router_weight)
         weights, ids = functional.topk_route(logits, self.top_k, renormalize=self.renormalize)
-        out: torch.Tensor = self.experts(flat, weights, ids)
+        flat_residual = None if residual is None else residual.reshape(flat.shape)
+        out: torch.Tensor = self.experts(flat, weights, ids, flat_residual)
         return out.reshape(hidden_states.shape)

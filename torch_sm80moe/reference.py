@@ -1,10 +1,15 @@
 """The specification: what every operator computes, in readable fp32 or fp64 and without rounding.
 
-Same arguments as `functional.py` (a reference has no tactics), any device, slow. Tests compare the
+Same arguments as `functional.py` (a reference has no tactics, and rounds nothing that a batch could
+change), any device, slow. Tests compare the
 operators with these functions; the documentation quotes them.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -18,24 +23,114 @@ def fused_moe(
     topk_ids: torch.Tensor,
     *,
     expert_map: torch.Tensor | None = None,
+    w13_bias: torch.Tensor | None = None,
+    w2_bias: torch.Tensor | None = None,
+    activation: str = "silu",
+    gated: bool = True,
+    gate_up_order: str = "gate_up",
+    swiglu_alpha: torch.Tensor | None = None,
+    swiglu_beta: torch.Tensor | None = None,
+    swiglu_limit: torch.Tensor | None = None,
+    apply_router_weight_on_input: bool = False,
+    residual: torch.Tensor | None = None,
     dtype: torch.dtype = torch.float32,
+    round_to: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """Return `[T, H]` of `dtype`: the weighted sum of the chosen experts' outputs."""
+    """Return `[T, H]` of `dtype`: the weighted sum of the chosen experts' outputs.
+
+    `round_to` rounds the intermediate and each expert's row to a dtype, as the operator does.
+    """
+    rounded_to = dtype if round_to is None else round_to
     topk_ids = local_ids(topk_ids, expert_map)
     out = torch.zeros(hidden_states.shape, dtype=dtype, device=hidden_states.device)
+    if residual is not None:
+        out += residual.to(dtype)
     for expert in range(w13.size(0)):
         tokens, choices = (topk_ids == expert).nonzero(as_tuple=True)
-        if tokens.numel() > 0:
-            x = hidden_states[tokens].to(dtype)
-            y = swiglu(x @ w13[expert].to(dtype).T) @ w2[expert].to(dtype).T
-            out.index_add_(0, tokens, topk_weights[tokens, choices, None].to(dtype) * y)
+        if tokens.numel() == 0:
+            continue
+        x, weight = hidden_states[tokens].to(dtype), topk_weights[tokens, choices, None].to(dtype)
+        if apply_router_weight_on_input:
+            x, weight = x * weight, torch.ones_like(weight)
+        intermediate = activate(
+            add_bias(linear(x, w13, expert), w13_bias, expert),
+            activation=activation,
+            gated=gated,
+            gate_up_order=gate_up_order,
+            swiglu=swiglu_constants(swiglu_alpha, swiglu_beta, swiglu_limit, expert),
+        )
+        y = linear(intermediate.to(rounded_to).to(dtype), w2, expert)
+        y = add_bias(y.to(rounded_to).to(dtype), w2_bias, expert)
+        out.index_add_(0, tokens, weight * y)
     return out
 
 
-def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
-    """Return `silu(gate) * up` for columns that hold the gates, then the ups."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return gate * torch.sigmoid(gate) * up
+def linear(x: torch.Tensor, w: torch.Tensor, expert: int) -> torch.Tensor:
+    """Return `x @ w[expert].T` in the dtype of `x`."""
+    return x @ w[expert].to(x.dtype).T
+
+
+def add_bias(rows: torch.Tensor, bias: torch.Tensor | None, expert: int) -> torch.Tensor:
+    """Return `rows + bias[expert]` in the dtype of `rows`."""
+    return rows if bias is None else rows + bias[expert].to(rows.dtype)
+
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": nn.functional.silu,
+    "gelu": nn.functional.gelu,
+    "gelu_tanh": lambda x: nn.functional.gelu(x, approximate="tanh"),
+    "relu": torch.relu,
+    "relu2": lambda x: torch.relu(x).square(),
+    "identity": lambda x: x,
+}
+
+
+class Swiglu(NamedTuple):
+    """An expert's constants."""
+
+    alpha: torch.Tensor | float = 1.0
+    beta: torch.Tensor | float = 0.0
+    limit: torch.Tensor | float = math.inf
+
+
+def swiglu_constants(
+    alpha: torch.Tensor | None,
+    beta: torch.Tensor | None,
+    limit: torch.Tensor | None,
+    expert: int,
+) -> Swiglu | None:
+    """Return the entries `[expert]` of those that are given; None if none is."""
+    optional = {"alpha": alpha, "beta": beta, "limit": limit}
+    given = {name: values[expert] for name, values in optional.items() if values is not None}
+    return Swiglu(**given) if given else None
+
+
+def activate(
+    columns: torch.Tensor,
+    *,
+    activation: str = "silu",
+    gated: bool = True,
+    gate_up_order: str = "gate_up",
+    swiglu: Swiglu | None = None,
+) -> torch.Tensor:
+    """Return `act(columns)`, or `act(gate) * up` of the columns that hold gates and ups."""
+    act = ACTIVATIONS[activation]
+    if not gated:
+        return act(columns)
+    gate, up = split_gate_up(columns, gate_up_order)
+    if swiglu is None:
+        return act(gate) * up
+    alpha, beta, limit = (torch.as_tensor(constant, device=gate.device) for constant in swiglu)
+    gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return gate * torch.sigmoid(alpha * gate) * (up + beta)
+
+
+def split_gate_up(columns: torch.Tensor, gate_up_order: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the columns that are gates, and those that are ups."""
+    if gate_up_order == "interleaved":
+        return columns[..., ::2], columns[..., 1::2]
+    first, second = columns.chunk(2, dim=-1)
+    return (first, second) if gate_up_order == "gate_up" else (second, first)
 
 
 def topk_route(
@@ -138,17 +233,35 @@ def grouped_gemm(
     *,
     top_k: int = 1,
     epilogue: str = "none",
+    bias: torch.Tensor | None = None,
+    activation: str = "silu",
+    gate_up_order: str = "gate_up",
+    swiglu_alpha: torch.Tensor | None = None,
+    swiglu_beta: torch.Tensor | None = None,
+    swiglu_limit: torch.Tensor | None = None,
+    row_scale: torch.Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Return `[M, N]`, or `[M, N / 2]` for "swiglu"; rows that no expert owns are zero."""
+    """Return `[M, N]`, or `[M, N / 2]` if gated; rows that no expert owns are zero."""
+    gated = epilogue in ("swiglu", "gated")
     num_rows = a.size(0) if row_index is None else row_index.size(0)
-    product = torch.zeros((num_rows, w.size(1)), dtype=dtype, device=a.device)
+    num_columns = w.size(1) // 2 if gated else w.size(1)
+    out = torch.zeros((num_rows, num_columns), dtype=dtype, device=a.device)
     offsets = expert_offsets.tolist()
     for expert in range(w.size(0)):
         rows = torch.arange(offsets[expert], offsets[expert + 1], device=a.device)
-        source = rows if row_index is None else row_index[rows] // top_k
-        product[rows] = a[source].to(dtype) @ w[expert].to(dtype).T
-    return swiglu(product) if epilogue == "swiglu" else product
+        pairs = rows if row_index is None else row_index[rows]
+        x = a[pairs if row_index is None else pairs // top_k].to(dtype)
+        if row_scale is not None:
+            x = x * row_scale[pairs, None].to(dtype)
+        out[rows] = activate(
+            add_bias(linear(x, w, expert), bias, expert),
+            activation="identity" if epilogue == "none" else activation,
+            gated=gated,
+            gate_up_order=gate_up_order,
+            swiglu=swiglu_constants(swiglu_alpha, swiglu_beta, swiglu_limit, expert),
+        )
+    return out
 
 
 def grouped_mm(

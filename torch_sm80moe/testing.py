@@ -148,11 +148,12 @@ def _outliers(inputs: Inputs) -> Inputs:
 
 def _strided(inputs: Inputs) -> Inputs:
     """Take activations and weights out of larger tensors that hold NaN around them."""
-    x, w13, w2 = (_embed(t) for t in inputs[:3])
+    x, w13, w2 = (embed(t) for t in inputs[:3])
     return inputs._replace(hidden_states=x, w13=w13, w2=w2)
 
 
-def _embed(tensor: torch.Tensor) -> torch.Tensor:
+def embed(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the values as a part of a larger tensor that holds NaN around them."""
     shape = [size + 2 for size in tensor.shape[:-1]] + [tensor.shape[-1] + 24]
     frame = torch.full(shape, math.nan, dtype=tensor.dtype, device=tensor.device)
     window = frame[(slice(1, -1),) * (tensor.dim() - 1) + (slice(8, -16),)]
@@ -237,21 +238,19 @@ def assert_close(out: torch.Tensor, expected: torch.Tensor, roundings: int, what
         raise AssertionError(f"{what}: {error}, allowed {allowed}")
 
 
-def exact_then_round(inputs: Inputs) -> torch.Tensor:
+def exact_then_round(inputs: Inputs, **options: Any) -> torch.Tensor:
     """Compute `fused_moe` in fp32 and round exactly where its documentation says."""
-    dtype, top_k = inputs.hidden_states.dtype, inputs.topk_ids.size(1)
-    offsets, row_index, row_position = reference.sort_by_expert(inputs.topk_ids, inputs.num_experts)
-    intermediate = reference.grouped_gemm(
-        inputs.hidden_states, inputs.w13, offsets, row_index, top_k=top_k, epilogue="swiglu"
-    ).to(dtype)
-    rows = reference.grouped_gemm(intermediate, inputs.w2, offsets).to(dtype)
-    return reference.combine(rows, inputs.topk_weights, row_position).to(dtype)
+    dtype = inputs.hidden_states.dtype
+    return reference.fused_moe(*inputs, **options, round_to=dtype).to(dtype)
 
 
-def assert_rounds_as_documented(out: torch.Tensor, inputs: Inputs, what: object) -> None:
+def assert_rounds_as_documented(
+    out: torch.Tensor, inputs: Inputs, what: object, **options: Any
+) -> None:
     """Fail if `out` has a rounding more, or less, than `exact_then_round`."""
-    expected = exact_then_round(inputs)
-    one_rounding = measure_error(reference.fused_moe(*inputs).to(out.dtype), expected).relative
+    expected = exact_then_round(inputs, **options)
+    exact = reference.fused_moe(*inputs, **options)
+    one_rounding = measure_error(exact.to(out.dtype), expected).relative
     error = measure_error(out, expected)
     if error.relative > _MAX_FLIP_SHARE * one_rounding + _FP32_NOISE:
         raise AssertionError(

@@ -13,22 +13,22 @@ constexpr int kBytesPerProduct = sizeof(uint32_t);  // of two columns and a pair
 static_assert(kMaxPairs == kWarpSize, "each lane keeps a pair");
 static_assert(kSmemForProducts >= kMaxPairs * kBytesPerProduct, "two columns must fit");
 
-template <class T, class Activation>
+template <class T, class Epilogue>
 __global__ void __launch_bounds__(kThreads, 1)
     gate_up_kernel(const __grid_constant__ LayerArgs args,
                    const __grid_constant__ Prefetch prefetch) {
   extern __shared__ __align__(16) uint8_t smem[];
   const ExpertGroups groups(args);
-  const GateUp<T, Activation> work(args, groups, prefetch);
+  const GateUp<T, Epilogue> work(args, groups, prefetch);
   stream_rows<T>(work, groups, smem);
 }
 
-template <class T>
+template <class T, bool kHasOptions>
 __global__ void __launch_bounds__(kThreads, 1)
     down_combine_kernel(const __grid_constant__ LayerArgs args) {
   extern __shared__ __align__(16) uint8_t smem[];
   const ExpertGroups groups(args);
-  const Down<T> work(args, groups, reinterpret_cast<uint32_t*>(smem + kRingBytes));
+  const Down<T, kHasOptions> work(args, groups, reinterpret_cast<uint32_t*>(smem + kRingBytes));
   stream_rows<T>(work, groups, smem);
   __syncthreads();
   work.combine();
@@ -45,11 +45,11 @@ cudaError_t allow_smem(Kernel* kernel, int device, std::atomic<bool>* known) {
   return status;
 }
 
-template <class T>
+template <class T, class Epilogue>
 cudaError_t launch_gate_up(const LayerArgs& args, int device, const DeviceInfo& info,
                            cudaStream_t stream) {
   static std::atomic<bool> known[kMaxDevices];
-  const auto kernel = gate_up_kernel<T, Swiglu>;
+  const auto kernel = gate_up_kernel<T, Epilogue>;
   const cudaError_t status = allow_smem(kernel, device, known);
   if (status != cudaSuccess) return status;
   const int64_t num_columns = int64_t{args.num_tokens} * args.top_k * args.intermediate_size;
@@ -58,11 +58,11 @@ cudaError_t launch_gate_up(const LayerArgs& args, int device, const DeviceInfo& 
   return cudaGetLastError();
 }
 
-template <class T>
+template <class T, bool kHasOptions>
 cudaError_t launch_down_combine(const LayerArgs& args, int device, const DeviceInfo& info,
                                 cudaStream_t stream) {
   static std::atomic<bool> known[kMaxDevices];
-  const auto kernel = down_combine_kernel<T>;
+  const auto kernel = down_combine_kernel<T, kHasOptions>;
   const cudaError_t status = allow_smem(kernel, device, known);
   if (status != cudaSuccess) return status;
   const int column_pairs = args.hidden_size / 2;
@@ -77,9 +77,14 @@ cudaError_t launch_down_combine(const LayerArgs& args, int device, const DeviceI
 template <class T>
 cudaError_t run_layer_as(const LayerArgs& args, int device, const DeviceInfo& info,
                          cudaStream_t stream) {
-  const cudaError_t status = launch_gate_up<T>(args, device, info, stream);
+  const auto first = args.first_kernel == FirstKernel::kSwiglu  ? launch_gate_up<T, Swiglu>
+                     : args.first_kernel == FirstKernel::kGated ? launch_gate_up<T, Gated>
+                                                                : launch_gate_up<T, Ungated>;
+  const bool has_options = args.weighs_input || args.residual != nullptr || args.w2_bias != nullptr;
+  const auto second = has_options ? launch_down_combine<T, true> : launch_down_combine<T, false>;
+  const cudaError_t status = first(args, device, info, stream);
   if (status != cudaSuccess) return status;
-  return launch_down_combine<T>(args, device, info, stream);
+  return second(args, device, info, stream);
 }
 
 }  // namespace

@@ -7,13 +7,22 @@
 
 #include "common/device_info.h"
 #include "common/element_type.h"
+#include "common/epilogue_args.h"
 #include "common/expert_ids.h"
 
 namespace sm80moe::decode {
 
+// Which kernel makes the intermediate.
+enum class FirstKernel {
+  kSwiglu,   // silu(gate) * up
+  kGated,    // the same with options
+  kUngated,  // activation(sum): of two neighbouring columns, one in place of gate and one of up
+};
+
 // out[t] = sum_j topk_weights[t, j] * (silu(x[t] @ gate_e.T) * (x[t] @ up_e.T)) @ w2_e.T with
-// e = topk_ids[t, j]. A pair p = t * top_k + j is one (token, choice). Strides are in elements.
-// The order is that in which the kernels ask for them.
+// e = topk_ids[t, j]; options as in GroupedGemmArgs and CombineArgs. A pair p = t * top_k + j is
+// one (token, choice). Strides are in elements. The order is that in which the kernels ask for
+// them.
 struct LayerArgs {
   ExpertIds topk_ids;  // [num_tokens, top_k]
   int num_tokens;
@@ -23,8 +32,9 @@ struct LayerArgs {
   int intermediate_size;
   const void* hidden_states;  // [num_tokens, hidden_size]
   int64_t hidden_states_row_stride;
-  const void* w13;  // [num_experts, 2 * intermediate_size, hidden_size]: gates, then ups
-  int64_t w13_expert_stride, w13_row_stride;
+  const void* w13;  // [num_experts, 2 * intermediate_size, hidden_size]: the first column's row
+  int64_t w13_expert_stride;
+  int64_t w13_column_stride, w13_second_row;  // to the next column, from gate to up
   void* intermediate;  // [num_pairs, intermediate_size] contiguous, written and read
   const void* w2;      // [num_experts, hidden_size, intermediate_size]
   int64_t w2_expert_stride, w2_row_stride;
@@ -32,6 +42,13 @@ struct LayerArgs {
   int64_t topk_weights_row_stride;
   void* out;  // [num_tokens, hidden_size]
   int64_t out_row_stride;
+  FirstKernel first_kernel;
+  EpilogueArgs epilogue;  // for kGated and kUngated
+  bool weighs_input;      // topk_weights scale the first sums, and not the second
+  const void* residual;   // [num_tokens, hidden_size] or null; may be `out`
+  int64_t residual_row_stride;
+  const void* w2_bias;  // [num_experts, hidden_size] or null
+  int64_t w2_bias_expert_stride;
 };
 
 inline constexpr int kMaxPairs = 32;  // a pair a lane: each warp knows the whole routing by heart

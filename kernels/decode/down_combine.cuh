@@ -1,5 +1,7 @@
 #pragma once
-// The second kernel's work: out[t, h] = sum_j topk_weights[t, j] * (intermediate[p] . w2_e[h]).
+// The second kernel's work: out[t, h] = sum_j topk_weights[t, j] * (intermediate[p] . w2_e[h]), and
+// with options out[t, h] = residual[t, h] + sum_j weight * (intermediate[p] . w2_e[h] +
+// w2_bias_e[h]) with weights that may be 1.
 
 #include "common/numeric.cuh"
 #include "decode/row_stream.cuh"
@@ -12,7 +14,7 @@ SM80MOE_HOST_DEVICE constexpr int column_pairs_of_cta(int hidden_size, int cta, 
   return ceil_div(hidden_size / 2 - cta, num_ctas);
 }
 
-template <class T>
+template <class T, bool kHasOptions>
 class Down {
  public:
   // products: [column pairs of the CTA, num_pairs], two rounded values a word.
@@ -20,7 +22,9 @@ class Down {
       : args_(args), groups_(groups), products_(products) {
     const int token = lane_index() / args.top_k, choice = lane_index() - token * args.top_k;
     if (token < args.num_tokens)
-      router_weight_ = args.topk_weights[token * args.topk_weights_row_stride + choice];
+      router_weight_ = kHasOptions && args.weighs_input
+                           ? 1.0f
+                           : args.topk_weights[token * args.topk_weights_row_stride + choice];
   }
 
   SM80MOE_DEVICE int num_columns() const {
@@ -37,7 +41,7 @@ class Down {
   SM80MOE_DEVICE const uint4* activations(int pair) const {
     return chunks_at(args_.intermediate, int64_t{pair} * args_.intermediate_size);
   }
-  SM80MOE_DEVICE void store(int pair, int column, float first, float second) const {
+  SM80MOE_DEVICE void store(int, int pair, int column, float first, float second) const {
     products_[column * num_pairs() + pair] = pack_pair(first, second, T{});
   }
   SM80MOE_DEVICE void after_last_load() const {}
@@ -49,12 +53,21 @@ class Down {
       const int index = begin + lane_index();
       const int column = index / args_.num_tokens, token = index - column * args_.num_tokens;
       float2 sum = {0, 0};
+      if (kHasOptions && args_.residual != nullptr && index < num_sums)
+        sum = columns_of(args_.residual, token * args_.residual_row_stride, column);
 #pragma unroll 4
       for (int j = 0; j < args_.top_k; ++j) {
         const int pair = token * args_.top_k + j;
         const float weight = __shfl_sync(kFullWarp, router_weight_, pair);
+        const int expert = kHasOptions ? groups_.expert_of(pair) : kInvalidExpert;
         if (index >= num_sums || !groups_.is_valid(pair)) continue;
-        const float2 product = unpack_pair(products_[column * num_pairs() + pair], T{});
+        float2 product = unpack_pair(products_[column * num_pairs() + pair], T{});
+        if (kHasOptions && args_.w2_bias != nullptr) {
+          const float2 bias =
+              columns_of(args_.w2_bias, expert * args_.w2_bias_expert_stride, column);
+          product.x += bias.x;
+          product.y += bias.y;
+        }
         sum.x = fmaf(weight, product.x, sum.x);
         sum.y = fmaf(weight, product.y, sum.y);
       }
@@ -66,6 +79,11 @@ class Down {
   SM80MOE_DEVICE int num_pairs() const { return args_.num_tokens * args_.top_k; }
   SM80MOE_DEVICE int output_column(int column) const {
     return 2 * (blockIdx.x + column * gridDim.x);
+  }
+  // Two neighbours of a row that begins at an element of the matrix.
+  SM80MOE_DEVICE float2 columns_of(const void* matrix, int64_t row, int column) const {
+    const T* first = static_cast<const T*>(matrix) + row + output_column(column);
+    return unpack_pair(*reinterpret_cast<const uint32_t*>(first), T{});
   }
   SM80MOE_DEVICE void store_columns(int token, int column, float2 sum) const {
     T* row = static_cast<T*>(args_.out) + token * args_.out_row_stride;

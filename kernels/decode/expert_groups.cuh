@@ -68,6 +68,7 @@ class ExpertGroups {
     return {__shfl_sync(kFullWarp, expert_, leader), __shfl_sync(kFullWarp, pairs_, leader)};
   }
 
+  SM80MOE_DEVICE int expert_of(int pair) const { return __shfl_sync(kFullWarp, expert_, pair); }
   SM80MOE_DEVICE int token_of(int pair) const { return __shfl_sync(kFullWarp, token_, pair); }
   SM80MOE_DEVICE bool is_valid(int pair) const { return valid_pairs_ >> pair & 1; }
 

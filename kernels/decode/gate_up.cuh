@@ -1,5 +1,6 @@
 #pragma once
-// The first kernel's work: intermediate[p, i] = activation(x[t] . gate_e[i]) * (x[t] . up_e[i]).
+// The first kernel's work: intermediate[p, i] = silu(x[t] . gate_e[i]) * (x[t] . up_e[i]), or what
+// options make of it.
 
 #include "common/activation.cuh"
 #include "common/numeric.cuh"
@@ -8,36 +9,89 @@
 
 namespace sm80moe::decode {
 
-// What becomes of a gate and an up value.
+template <class T>
+SM80MOE_DEVICE T* intermediate_at(const LayerArgs& args, int pair, int column) {
+  return static_cast<T*>(args.intermediate) + int64_t{pair} * args.intermediate_size + column;
+}
+
+// What becomes of both sums of a column: kPerTileColumn values of the intermediate.
 struct Swiglu {
-  SM80MOE_DEVICE static float apply(float gate, float up) { return silu(gate) * up; }
+  static constexpr int kPerTileColumn = 1;
+  template <class T>
+  SM80MOE_DEVICE static void store(const LayerArgs& args, int, int pair, int column, float gate,
+                                   float up) {
+    *intermediate_at<T>(args, pair, column) = from_float(silu(gate) * up, T{});
+  }
+};
+
+// The sums times the router's weight if it is for the input, plus the biases.
+template <class T>
+SM80MOE_DEVICE float2 with_options(const LayerArgs& args, int expert, int pair, int column,
+                                   float first, float second) {
+  if (args.weighs_input) {
+    const int token = pair / args.top_k, choice = pair - token * args.top_k;
+    const float weight = args.topk_weights[token * args.topk_weights_row_stride + choice];
+    first *= weight;
+    second *= weight;
+  }
+  const BiasArgs& bias = args.epilogue.bias;
+  if (bias.rows == nullptr) return {first, second};
+  const T* row =
+      static_cast<const T*>(bias.rows) + expert * bias.expert_stride + column * bias.column_step;
+  return {first + to_float(row[0]), second + to_float(row[bias.second])};
+}
+
+struct Gated {
+  static constexpr int kPerTileColumn = 1;
+  template <class T>
+  SM80MOE_DEVICE static void store(const LayerArgs& args, int expert, int pair, int column,
+                                   float gate, float up) {
+    float2 sums = with_options<T>(args, expert, pair, column, gate, up);
+    SwigluLimits(args.epilogue, expert).apply(sums.x, sums.y);
+    with_activation(args.epilogue.activation, [&](auto activation) {
+      set_alpha(activation, args.epilogue, expert);
+      *intermediate_at<T>(args, pair, column) = from_float(activation.apply(sums.x) * sums.y, T{});
+    });
+  }
+};
+
+struct Ungated {
+  static constexpr int kPerTileColumn = 2;
+  template <class T>
+  SM80MOE_DEVICE static void store(const LayerArgs& args, int expert, int pair, int column,
+                                   float even, float odd) {
+    const float2 sums = with_options<T>(args, expert, pair, column, even, odd);
+    with_activation(args.epilogue.activation, [&](auto activation) {
+      *reinterpret_cast<uint32_t*>(intermediate_at<T>(args, pair, 2 * column)) =
+          pack_pair(activation.apply(sums.x), activation.apply(sums.y), T{});
+    });
+  }
 };
 
 // Tiles are dealt out to the CTAs first and then to their warps, so that no SM has a tile more to
 // read than any other, and neighbours read neighbouring rows.
-template <class T, class Activation>
+template <class T, class Epilogue>
 class GateUp {
  public:
   SM80MOE_DEVICE GateUp(const LayerArgs& args, const ExpertGroups& groups, const Prefetch& prefetch)
       : args_(args), groups_(groups), prefetch_(prefetch) {}
 
-  SM80MOE_DEVICE int num_columns() const { return args_.intermediate_size; }
+  SM80MOE_DEVICE int num_columns() const {
+    return args_.intermediate_size / Epilogue::kPerTileColumn;
+  }
   SM80MOE_DEVICE int first_tile() const { return blockIdx.x + gridDim.x * warp_index(); }
   SM80MOE_DEVICE int tile_stride() const { return gridDim.x * kWarps; }
   SM80MOE_DEVICE int depth() const { return num_chunks(args_.hidden_size); }
   SM80MOE_DEVICE const uint4* weights(int expert, int column) const {
-    return chunks_at(args_.w13, expert * args_.w13_expert_stride + column * args_.w13_row_stride);
+    return chunks_at(args_.w13,
+                     expert * args_.w13_expert_stride + column * args_.w13_column_stride);
   }
-  // From a gate row to its up row.
-  SM80MOE_DEVICE int64_t second_row() const {
-    return args_.intermediate_size * args_.w13_row_stride;
-  }
+  SM80MOE_DEVICE int64_t second_row() const { return args_.w13_second_row; }
   SM80MOE_DEVICE const uint4* activations(int pair) const {
     return chunks_at(args_.hidden_states, groups_.token_of(pair) * args_.hidden_states_row_stride);
   }
-  SM80MOE_DEVICE void store(int pair, int column, float gate, float up) const {
-    static_cast<T*>(args_.intermediate)[int64_t{pair} * args_.intermediate_size + column] =
-        from_float(Activation::apply(gate, up), T{});
+  SM80MOE_DEVICE void store(int expert, int pair, int column, float first, float second) const {
+    Epilogue::template store<T>(args_, expert, pair, column, first, second);
   }
   SM80MOE_DEVICE void after_last_load() const { prefetch_w2(args_, groups_, prefetch_); }
 

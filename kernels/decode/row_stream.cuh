@@ -161,7 +161,7 @@ class Multiplier {
     for (int i = 0; i < 2; ++i) {
       const int mma_column = lane % 4 * 2 + i, pair = group.pair(tiling_.row_of(mma_column));
       if (has_column && tiling_.slice_of(mma_column) == 0 && pair >= 0)
-        work_.store(pair, column, sums_[i], sums_[2 + i]);
+        work_.store(group.expert, pair, column, sums_[i], sums_[2 + i]);
     }
 #pragma unroll
     for (float& sum : sums_) sum = 0;

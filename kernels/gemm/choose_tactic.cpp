@@ -6,15 +6,17 @@
 namespace sm80moe::gemm {
 namespace {
 
-int choose(const GemmProblem& gemm, int device, const DeviceInfo& info) {
+int choose(const GemmProblem& gemm, Tactics among, int device, const DeviceInfo& info) {
   const LaunchTable& table = launch_table_for(gemm.type, gemm.epilogue);
   const int tuned = tuned_tactic(device, gemm);
-  if (tuned != kNoTactic && tactic_fits(table, tuned, gemm.shape.num_experts, info)) return tuned;
-  return select_tactic(gemm.shape, table, info);
+  if (tuned != kNoTactic && is_among(tuned, among) &&
+      tactic_fits(table, tuned, gemm.shape.num_experts, info))
+    return tuned;
+  return select_tactic(gemm.shape, table, among, info);
 }
 
 // Everything that a choice depends on.
-using Question = std::array<int, 9>;
+using Question = std::array<int, 10>;
 
 struct Answer {
   Question question{};  // all zero: no call has no rows
@@ -33,7 +35,7 @@ size_t slot_of(const Question& question) {
 
 }  // namespace
 
-int choose_tactic(const GemmProblem& gemm, int device, const DeviceInfo& info) {
+int choose_tactic(const GemmProblem& gemm, Tactics among, int device, const DeviceInfo& info) {
   // One memory a thread, so that no call waits for another.
   thread_local std::array<Answer, kAnswers> answers;
   const Question question = {gemm.shape.num_rows,
@@ -42,11 +44,12 @@ int choose_tactic(const GemmProblem& gemm, int device, const DeviceInfo& info) {
                              gemm.shape.k,
                              static_cast<int>(gemm.type),
                              static_cast<int>(gemm.epilogue),
+                             static_cast<int>(among),
                              device,
                              info.smem_per_cta,
                              static_cast<int>(tuning_generation())};
   Answer& answer = answers[slot_of(question)];
-  if (answer.question != question) answer = {question, choose(gemm, device, info)};
+  if (answer.question != question) answer = {question, choose(gemm, among, device, info)};
   return answer.tactic;
 }
 

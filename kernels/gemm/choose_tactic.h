@@ -7,6 +7,6 @@
 namespace sm80moe::gemm {
 
 // kNoTactic if none fits the device.
-int choose_tactic(const GemmProblem& gemm, int device, const DeviceInfo& info);
+int choose_tactic(const GemmProblem& gemm, Tactics among, int device, const DeviceInfo& info);
 
 }  // namespace sm80moe::gemm

@@ -1,5 +1,6 @@
 #pragma once
-// Which weight row lands in which row of the shared-memory tile. See docs/layouts.md.
+// Which column's weight row lands in which row of the shared-memory tile. See docs/layouts.md.
+// Where the rows of a column lie in memory is data: GroupedGemmArgs.
 //
 // An mma gives a thread two neighbouring columns of each 8-column block. Copying weight rows in a
 // permuted order, which costs nothing, makes the columns that one thread holds contiguous in the

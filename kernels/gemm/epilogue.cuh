@@ -1,37 +1,31 @@
 #pragma once
-// Epilogues: what becomes of the fp32 accumulators. A policy names the column order it needs and
-// turns the accumulators of one output block into the pair of values that this thread stores.
+// Epilogues: what becomes of the fp32 accumulators. A policy names the column order it needs, says
+// which columns a tile has, and stores a warp's accumulators; on the host it chooses
+// among tactics and prepares its arguments.
+// General ones: general_epilogue.cuh.
 
 #include "common/activation.cuh"
 #include "common/numeric.cuh"
 #include "common/warp.cuh"
 #include "gemm/column_order.cuh"
+#include "gemm/problem.h"
 
 namespace sm80moe::gemm {
 
-// out[m, n] = acc
-struct StoreEpilogue {
-  static constexpr int kWeightRowsPerColumn = 1;
-  template <int kWarpN>
-  using Columns = PlainColumns<kWarpN>;
+// Where a warp's accumulators belong in the result.
+struct WarpTile {
+  int expert;
+  int row0, row_step, row_end;
+  int col0;
 
-  template <int kMmasN>
-  SM80MOE_DEVICE static float2 value(const float (&acc)[kMmasN][4], int block, int half) {
-    return {acc[block][half * 2], acc[block][half * 2 + 1]};
+  // This lane's row in half 0 or 1 of a block of 16.
+  SM80MOE_DEVICE int row(int block, int half) const {
+    return row0 + block * row_step + half * 8 + lane_index() / 4;
   }
-};
-
-// out[m, i] = silu(gate[i]) * up[i], in fp32, straight from the accumulators.
-struct SwigluEpilogue {
-  static constexpr int kWeightRowsPerColumn = 2;
-  template <int kWarpN>
-  using Columns = GateUpColumns<kWarpN>;
-
-  template <int kMmasN>
-  SM80MOE_DEVICE static float2 value(const float (&acc)[kMmasN][4], int block, int half) {
-    const float* gate = acc[block * 2] + half * 2;
-    const float* up = acc[block * 2 + 1] + half * 2;
-    return {silu(gate[0]) * up[0], silu(gate[1]) * up[1]};
+  // The first of the 2 * kBlocks columns that this lane has of a group.
+  template <class Columns>
+  SM80MOE_DEVICE int column(int group) const {
+    return col0 + group * Columns::kColumnsPerGroup + lane_index() % 4 * (2 * Columns::kBlocks);
   }
 };
 
@@ -48,26 +42,24 @@ SM80MOE_DEVICE void store_words(void* dst, const uint32_t (&words)[kBlocks]) {
     *static_cast<uint32_t*>(dst) = words[0];
 }
 
-// Stores one warp's accumulators. `out` is the tensor, `row0` the warp tile's first row of which
-// this lane holds row0 + i * row_step + lane / 4 (+ 8), `col0` its first output column.
+// Stores one warp's accumulators; Epilogue::value makes the pair of an output block of a row.
 template <class T, class Epilogue, int kWarpN, int kMmasM, int kMmasN>
 SM80MOE_DEVICE void store_accumulators(T* out, int out_n, const float (&acc)[kMmasM][kMmasN][4],
-                                       int row0, int row_step, int row_end, int col0) {
+                                       const WarpTile& tile) {
   using Columns = typename Epilogue::template Columns<kWarpN>;
   constexpr int kBlocks = Columns::kBlocks;
   constexpr int kGroups = kWarpN / Columns::kRowsPerGroup;
-  const int lane = lane_index();
 
 #pragma unroll
   for (int i = 0; i < kMmasM; ++i)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = row0 + i * row_step + half * 8 + lane / 4;
-      if (row >= row_end) continue;
+      const int row = tile.row(i, half);
+      if (row >= tile.row_end) continue;
       T* out_row = out + static_cast<int64_t>(row) * out_n;
 #pragma unroll
       for (int group = 0; group < kGroups; ++group) {
-        const int col = col0 + group * Columns::kColumnsPerGroup + lane % 4 * (2 * kBlocks);
+        const int col = tile.column<Columns>(group);
         if (col >= out_n) continue;
         uint32_t words[kBlocks];
 #pragma unroll
@@ -79,5 +71,63 @@ SM80MOE_DEVICE void store_accumulators(T* out, int out_n, const float (&acc)[kMm
       }
     }
 }
+
+// out[m, n] = acc
+struct StoreEpilogue {
+  static constexpr int kTileRowsPerColumn = 1;
+  template <int kWarpN>
+  using Columns = PlainColumns<kWarpN>;
+
+  template <class Config>
+  static constexpr bool has_registers() {
+    return true;
+  }
+  static void prepare(GroupedGemmArgs&, int) {}
+  SM80MOE_DEVICE static TileColumns columns(const GroupedGemmArgs& args, int cta_n) {
+    return {args.n, cta_n, 0};
+  }
+
+  template <class T, int kWarpN, class Accumulator>
+  SM80MOE_DEVICE static void store(const GroupedGemmArgs& args, const TileColumns& columns,
+                                   const WarpTile& tile, Accumulator& acc) {
+    store_accumulators<T, StoreEpilogue, kWarpN>(static_cast<T*>(args.out), columns.total, acc,
+                                                 tile);
+  }
+
+  template <int kMmasN>
+  SM80MOE_DEVICE static float2 value(const float (&acc)[kMmasN][4], int block, int half) {
+    return {acc[block][half * 2], acc[block][half * 2 + 1]};
+  }
+};
+
+// out[m, i] = silu(gate[i]) * up[i], in fp32, straight from the accumulators.
+struct SwigluEpilogue {
+  static constexpr int kTileRowsPerColumn = 2;
+  template <int kWarpN>
+  using Columns = GateUpColumns<kWarpN>;
+
+  template <class Config>
+  static constexpr bool has_registers() {
+    return true;
+  }
+  static void prepare(GroupedGemmArgs&, int) {}
+  SM80MOE_DEVICE static TileColumns columns(const GroupedGemmArgs& args, int cta_n) {
+    return {args.n / 2, cta_n / 2, 0};
+  }
+
+  template <class T, int kWarpN, class Accumulator>
+  SM80MOE_DEVICE static void store(const GroupedGemmArgs& args, const TileColumns& columns,
+                                   const WarpTile& tile, Accumulator& acc) {
+    store_accumulators<T, SwigluEpilogue, kWarpN>(static_cast<T*>(args.out), columns.total, acc,
+                                                  tile);
+  }
+
+  template <int kMmasN>
+  SM80MOE_DEVICE static float2 value(const float (&acc)[kMmasN][4], int block, int half) {
+    const float* gate = acc[block * 2] + half * 2;
+    const float* up = acc[block * 2 + 1] + half * 2;
+    return {silu(gate[0]) * up[0], silu(gate[1]) * up[1]};
+  }
+};
 
 }  // namespace sm80moe::gemm

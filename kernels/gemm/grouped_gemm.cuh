@@ -28,8 +28,8 @@ __global__ void __launch_bounds__(Config::kThreads)
   using Loop = Mainloop<Config, T, Weight, Epilogue>;
   extern __shared__ __align__(1024) uint8_t smem[];  // swizzling XORs address bits below a row
 
-  const int out_n = args.n / Epilogue::kWeightRowsPerColumn;
-  TileQueue<Config> tiles(args, out_n, Loader::kColumnsPerTile,
+  const TileColumns columns = Epilogue::columns(args, Config::kCtaN);
+  TileQueue<Config> tiles(args, columns.total, columns.per_tile,
                           reinterpret_cast<TileQueueSlots*>(smem + Smem::kQueueOffset),
                           reinterpret_cast<int*>(smem + Smem::kSchedulerOffset));
   const uint32_t ring = ptx::shared_address(smem);
@@ -48,11 +48,11 @@ __global__ void __launch_bounds__(Config::kThreads)
     Smem::Reduction::run(acc, reinterpret_cast<float*>(smem + Smem::kReductionOffset));
     const int warp = warp_index();
     if (Loop::warp_k(warp) > 0) continue;  // thread 0 goes on
-    const int col0 = tile.tile_n * Loader::kColumnsPerTile +
-                     Loop::warp_col(warp) / Epilogue::kWeightRowsPerColumn;
-    store_accumulators<T, Epilogue, Config::kWarpN>(static_cast<T*>(args.out), out_n, acc,
-                                                    tile.m_begin + Loop::warp_row(warp),
-                                                    Config::kRowsPerBlock, tile.m_end, col0);
+    const int col0 =
+        tile.tile_n * columns.per_tile + Loop::warp_col(warp) / Epilogue::kTileRowsPerColumn;
+    const WarpTile warp_tile{tile.expert, tile.m_begin + Loop::warp_row(warp),
+                             Config::kRowsPerBlock, tile.m_end, col0};
+    Epilogue::template store<T, Config::kWarpN>(args, columns, warp_tile, acc);
     tiles.announce(claimed);
   }
   ptx::cp_async_wait<0>();  // what is left of the ring: zeros that nobody reads

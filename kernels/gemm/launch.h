@@ -14,11 +14,12 @@ using LaunchFn = cudaError_t (*)(const GroupedGemmArgs&, int device, const Devic
                                  cudaStream_t);
 
 struct LaunchTable {
-  LaunchFn launch[kNumTactics];
-  int smem_bytes[kNumTactics];  // of one CTA, without the scheduler's list
+  LaunchFn launch[kNumTactics];  // null where the epilogue has too few registers for the tactic
+  int smem_bytes[kNumTactics];   // of one CTA, without the scheduler's list
 };
 
-extern const LaunchTable kBf16Store, kBf16Swiglu, kFp16Store, kFp16Swiglu;
+extern const LaunchTable kBf16Store, kBf16Swiglu, kBf16General;
+extern const LaunchTable kFp16Store, kFp16Swiglu, kFp16General;
 
 const LaunchTable& launch_table_for(ElementType type, EpilogueKind epilogue);
 

@@ -36,9 +36,11 @@ constexpr int fixed_smem_bytes() {
 }
 
 template <int kId, class T, class Weight, class Epilogue>
-cudaError_t launch(const GroupedGemmArgs& args, int device, const DeviceInfo& info,
+cudaError_t launch(const GroupedGemmArgs& general_args, int device, const DeviceInfo& info,
                    cudaStream_t stream) {
   using Config = ConfigAt<kId>;
+  GroupedGemmArgs args = general_args;
+  Epilogue::prepare(args, Config::kCtaN);
   static std::atomic<int> known_ctas[kMaxDevices];
   if (device >= kMaxDevices) return cudaErrorInvalidDevice;
 
@@ -62,13 +64,21 @@ cudaError_t launch(const GroupedGemmArgs& args, int device, const DeviceInfo& in
   return cudaGetLastError();
 }
 
+template <int kId, class T, class Weight, class Epilogue>
+constexpr LaunchFn launch_or_null() {
+  if constexpr (Epilogue::template has_registers<ConfigAt<kId>>())
+    return &launch<kId, T, Weight, Epilogue>;
+  else
+    return nullptr;
+}
+
 template <class T, class Weight, class Epilogue, int... kIds>
 constexpr LaunchTable make_launch_table(std::integer_sequence<int, kIds...>) {
-  return {{&launch<kIds, T, Weight, Epilogue>...},
+  return {{launch_or_null<kIds, T, Weight, Epilogue>()...},
           {fixed_smem_bytes<kIds, T, Weight, Epilogue>()...}};
 }
 
-// Instantiates the kernel once per row of kTactics.
+// Instantiates the kernel once per row of kTactics, where the epilogue can do with what it leaves.
 template <class T, class Weight, class Epilogue>
 constexpr LaunchTable launch_table() {
   return make_launch_table<T, Weight, Epilogue>(std::make_integer_sequence<int, kNumTactics>{});

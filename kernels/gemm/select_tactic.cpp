@@ -53,12 +53,17 @@ Work expert_work(const GemmShape& shape, const Tactic& t, double rows, const Dev
 
 }  // namespace
 
+bool is_among(int tactic, Tactics among) {
+  return among == Tactics::kAll || kTactics[tactic].warps_k == 1;
+}
+
 int smem_bytes(const LaunchTable& table, int tactic, int num_experts) {
   return table.smem_bytes[tactic] + scheduler_smem_bytes(num_experts);
 }
 
 bool tactic_fits(const LaunchTable& table, int tactic, int num_experts, const DeviceInfo& info) {
-  return smem_bytes(table, tactic, num_experts) <= info.smem_per_cta;
+  return table.launch[tactic] != nullptr &&
+         smem_bytes(table, tactic, num_experts) <= info.smem_per_cta;
 }
 
 double estimate_us(const GemmShape& shape, int tactic, const DeviceInfo& info) {
@@ -82,11 +87,12 @@ double estimate_us(const GemmShape& shape, int tactic, const DeviceInfo& info) {
   return std::cbrt(std::pow(compute_us, 3) + std::pow(dram_us, 3)) + kStartUs;
 }
 
-int select_tactic(const GemmShape& shape, const LaunchTable& table, const DeviceInfo& info) {
+int select_tactic(const GemmShape& shape, const LaunchTable& table, Tactics among,
+                  const DeviceInfo& info) {
   int best = kNoTactic;
   double best_us = 0;
   for (int tactic = 0; tactic < kNumTactics; ++tactic) {
-    if (!tactic_fits(table, tactic, shape.num_experts, info)) continue;
+    if (!is_among(tactic, among) || !tactic_fits(table, tactic, shape.num_experts, info)) continue;
     const double us = estimate_us(shape, tactic, info);
     if (best == kNoTactic || us < best_us) {
       best = tactic;

@@ -14,16 +14,25 @@ struct GemmShape {
   int n, k;
 };
 
+// Which tactics a choice is made among.
+enum class Tactics {
+  kAll,
+  // Those of which one warp adds up a whole sum, front to back: all of them give the same bits.
+  kOneOrder,
+};
+bool is_among(int tactic, Tactics among);
+
 // Shared memory that one CTA of the tactic needs for so many experts.
 int smem_bytes(const LaunchTable& table, int tactic, int num_experts);
 
-// True if that much is to be had on the device.
+// True if that much is to be had on the device, and the table has the tactic.
 bool tactic_fits(const LaunchTable& table, int tactic, int num_experts, const DeviceInfo& info);
 
 // Estimated time of a tactic in microseconds; see docs/tactics.md.
 double estimate_us(const GemmShape& shape, int tactic, const DeviceInfo& info);
 
 // The tactic with the least estimate of those that fit, kNoTactic if none does.
-int select_tactic(const GemmShape& shape, const LaunchTable& table, const DeviceInfo& info);
+int select_tactic(const GemmShape& shape, const LaunchTable& table, Tactics among,
+                  const DeviceInfo& info);
 
 }  // namespace sm80moe::gemm

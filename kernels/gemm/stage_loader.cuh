@@ -51,7 +51,6 @@ class StageLoader {
                                  TileCopy<WTile, Config::kThreads>::kPasses;  // a thread, a stage
   static constexpr int kStageBytes = ATile::kBytes + WTile::kBytes;
   static constexpr int kRingBytes = kStageBytes * Config::kStages;
-  static constexpr int kColumnsPerTile = Config::kCtaN / Epilogue::kWeightRowsPerColumn;
 
   SM80MOE_DEVICE StageLoader(const GroupedGemmArgs& args, TileQueue<Config>& tiles, uint32_t ring)
       : args_(args),
@@ -133,15 +132,16 @@ class StageLoader {
   }
 
   SM80MOE_DEVICE void find_w_rows(const ExpertTile& tile) {
-    const int out_n = args_.n / Epilogue::kWeightRowsPerColumn;
-    const int col0 = tile.tile_n * kColumnsPerTile;
-    const int64_t row = col0 + source_row(WCopy::thread_row());
+    const TileColumns columns = Epilogue::columns(args_, Config::kCtaN);
+    const int col0 = tile.tile_n * columns.per_tile;
     w_source_ = static_cast<const char*>(args_.w) + WCopy::thread_chunk() * kChunkBytes +
-                tile.expert * args_.w_expert_bytes + row * args_.w_row_bytes;
+                tile.expert * args_.w_expert_bytes + int64_t{col0} * args_.w_column_bytes +
+                w_row_offset(WCopy::thread_row());
 #pragma unroll
     for (int pass = 0; pass < WCopy::kPasses; ++pass) {
       const int tile_row = WCopy::thread_row() + pass * WCopy::kRowsPerPass;
-      if (col0 + Columns::output_column(tile_row) < out_n) live_ |= 1u << (ACopy::kPasses + pass);
+      const int column = Columns::output_column(tile_row) + Columns::is_up(tile_row) * columns.up;
+      if (col0 + column < columns.total) live_ |= 1u << (ACopy::kPasses + pass);
     }
   }
 
@@ -153,9 +153,11 @@ class StageLoader {
     if (WCopy::thread_chunk() * WTile::kElemsPerChunk >= k_in_tile) live_ &= kACopies;
   }
 
-  // The row of W, counted from the tile's first output column, that lies in `tile_row`.
-  SM80MOE_DEVICE int source_row(int tile_row) const {
-    return Columns::output_column(tile_row) + (Columns::is_up(tile_row) ? args_.n / 2 : 0);
+  // From the row of W of the tile's first column to the one that lies in `tile_row`, in bytes.
+  SM80MOE_DEVICE int64_t w_row_offset(int tile_row) const {
+    const auto columns_on = static_cast<uint32_t>(Columns::output_column(tile_row));
+    return static_cast<int64_t>(static_cast<uint64_t>(columns_on) * args_.w_column_bytes) +
+           (Columns::is_up(tile_row) ? args_.w_up_bytes : 0);
   }
 
   SM80MOE_DEVICE void copy_a(int pass) const {
@@ -167,9 +169,8 @@ class StageLoader {
 
   SM80MOE_DEVICE void copy_w(int pass) const {
     if (!WCopy::owns_pass(pass)) return;
-    const auto rows_on = static_cast<uint32_t>(source_row(pass * WCopy::kRowsPerPass));
     ptx::cp_async_16(WCopy::destination(stage_ + w_thread_, pass),
-                     w_source_ + static_cast<uint64_t>(rows_on) * args_.w_row_bytes,
+                     w_source_ + w_row_offset(pass * WCopy::kRowsPerPass),
                      live_ & (1u << (ACopy::kPasses + pass)));
   }
 

@@ -18,7 +18,8 @@ std::map<Key, TacticByRows> tuning;
 std::atomic<unsigned> generation{0};
 
 Key key_of(int device, const GemmProblem& gemm) {
-  return {device, gemm.type, gemm.epilogue, gemm.shape.num_experts, gemm.shape.n, gemm.shape.k};
+  return {device,       gemm.type,   plain(gemm.epilogue), gemm.shape.num_experts,
+          gemm.shape.n, gemm.shape.k};
 }
 
 int nearest(const TacticByRows& measured, int num_rows) {

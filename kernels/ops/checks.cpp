@@ -132,6 +132,16 @@ void Checker::rows(const char* name, const Tensor& t) const {
     fail(name, " must be aligned to ", kAlignment, " bytes, got address ", t.data_ptr());
 }
 
+void Checker::optional_rows(const char* name, const std::optional<Tensor>& t,
+                            std::initializer_list<Dimension> wanted, const char* leader_name,
+                            const Tensor& leader) const {
+  if (!t.has_value()) return;
+  dtype(name, *t, {leader.scalar_type()});
+  shape(name, *t, wanted);
+  rows(name, *t);
+  same_device(name, *t, leader_name, leader);
+}
+
 void Checker::distinct_rows(const char* name, const Tensor& t) const {
   if (t.stride(0) < t.size(1) && t.size(0) > 1)
     fail(name, " must have rows that do not overlap, got strides ", bracketed(t.strides()));

@@ -57,6 +57,10 @@ class Checker {
 
   // Rows that kernels read and write 16 bytes at a time.
   void rows(const char* name, const Tensor& t) const;
+  // The same where there may be none; of the leader's type and on its device.
+  void optional_rows(const char* name, const std::optional<Tensor>& t,
+                     std::initializer_list<Dimension> wanted, const char* leader_name,
+                     const Tensor& leader) const;
   void distinct_rows(const char* name, const Tensor& t) const;
   void contiguous(const char* name, const Tensor& t) const;
   void contiguous_last_dimension(const char* name, const Tensor& t) const;

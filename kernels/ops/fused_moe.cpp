@@ -11,10 +11,21 @@
 namespace sm80moe::ops {
 namespace {
 
+// The keyword arguments of a call, but for the tactics.
+struct LayerOptions {
+  const std::optional<Tensor>&expert_map, &w13_bias, &w2_bias;
+  bool gated;
+  int64_t activation, gate_up_order;
+  const std::optional<Tensor>&swiglu_alpha, &swiglu_beta, &swiglu_limit;
+  bool apply_router_weight_on_input;
+  const std::optional<Tensor>& residual;
+  bool batch_invariant;
+};
+
 // The arguments of one call, checked.
 struct Layer {
   const Tensor &hidden_states, &w13, &w2, &topk_weights, &topk_ids;
-  const std::optional<Tensor>& expert_map;
+  const LayerOptions& options;
   int64_t tactic_w13, tactic_w2;
 
   int64_t num_tokens() const { return hidden_states.size(0); }
@@ -22,13 +33,23 @@ struct Layer {
   int64_t intermediate_size() const { return w2.size(2); }
   int64_t num_experts() const { return w13.size(0); }
   int64_t top_k() const { return topk_ids.size(1); }
+  // Rows of W13 that make a column of the intermediate.
+  int64_t gates() const { return options.gated ? 2 : 1; }
+  EpilogueOptions epilogue() const {
+    return {options.w13_bias,     options.activation,  options.gate_up_order,
+            options.swiglu_alpha, options.swiglu_beta, options.swiglu_limit};
+  }
+  // Whether the first GEMM does nothing but SwiGLU, in whatever order.
+  bool is_plain() const {
+    return options.gated && epilogue().is_plain() && !options.apply_router_weight_on_input;
+  }
   plan::LayerShape shape() const {
     return {num_tokens(), num_experts(), top_k(), hidden_size(), intermediate_size()};
   }
 };
 
 void check_layer(const Checker& check, const Layer& layer) {
-  const auto& [hidden_states, w13, w2, topk_weights, topk_ids, expert_map, tactic_w13, tactic_w2] =
+  const auto& [hidden_states, w13, w2, topk_weights, topk_ids, options, tactic_w13, tactic_w2] =
       layer;
   check.dtype("hidden_states", hidden_states, {ScalarType::Half, ScalarType::BFloat16});
   check.dtype("w13", w13, {hidden_states.scalar_type()});
@@ -37,14 +58,14 @@ void check_layer(const Checker& check, const Layer& layer) {
   check.dtype("topk_ids", topk_ids, {ScalarType::Int, ScalarType::Long});
 
   check.shape("hidden_states", hidden_states, {"T", "H"});
-  check.shape("w13", w13, {"E", "2I", hidden_states.size(1)});
-  check.shape("w2", w2, {w13.size(0), hidden_states.size(1), w13.size(1) / 2});
+  check.shape("w13", w13, {"E", options.gated ? "2I" : "I", hidden_states.size(1)});
+  check.shape("w2", w2, {w13.size(0), hidden_states.size(1), w13.size(1) / layer.gates()});
   check.shape("topk_ids", topk_ids, {hidden_states.size(0), "k"});
   check.shape("topk_weights", topk_weights, {hidden_states.size(0), topk_ids.size(1)});
 
   check.num_experts("w13", w13.size(0));
   check.multiple("hidden_states", -1, hidden_states.size(1), kRowMultiple);
-  check.multiple("w13", 1, w13.size(1), 2 * kRowMultiple);
+  check.multiple("w13", 1, w13.size(1), layer.gates() * kRowMultiple);
   check.at_least_one_column("topk_ids", topk_ids);
   check.num_rows("topk_ids", topk_ids.numel());
   check.rows("hidden_states", hidden_states);
@@ -56,7 +77,17 @@ void check_layer(const Checker& check, const Layer& layer) {
   check.same_device("topk_ids", topk_ids, "hidden_states", hidden_states);
   check.same_device("w13", w13, "hidden_states", hidden_states);
   check.same_device("w2", w2, "hidden_states", hidden_states);
-  check.expert_map(expert_map, topk_ids);
+  check.expert_map(options.expert_map, topk_ids);
+
+  const char* leader = "hidden_states";
+  const int64_t num_experts = w13.size(0), hidden_size = hidden_states.size(1);
+  check_activation(check, options.gated, layer.epilogue(), num_experts, leader, hidden_states);
+  check.optional_rows("w13_bias", options.w13_bias, {num_experts, w13.size(1)}, leader,
+                      hidden_states);
+  check.optional_rows("w2_bias", options.w2_bias, {num_experts, hidden_size}, leader,
+                      hidden_states);
+  check.optional_rows("residual", options.residual, {hidden_states.size(0), hidden_size}, leader,
+                      hidden_states);
 }
 
 // Tokens that are processed at once, and the result's rows for them.
@@ -65,7 +96,8 @@ struct Chunk {
       : layer(layer),
         hidden_states(row(layer.hidden_states, begin)),
         topk_weights(row(layer.topk_weights, begin)),
-        topk_ids(expert_ids(layer.topk_ids, layer.expert_map, layer.num_experts())),
+        topk_ids(expert_ids(layer.topk_ids, layer.options.expert_map, layer.num_experts())),
+        residual(row(layer.options.residual, begin)),
         out(row(out, begin)),
         out_stride(out.stride(0)),
         num_tokens(end - begin) {
@@ -75,11 +107,15 @@ struct Chunk {
   static void* row(const Tensor& t, int64_t index) {
     return static_cast<char*>(t.data_ptr()) + index * t.stride(0) * t.element_size();
   }
+  static void* row(const std::optional<Tensor>& t, int64_t index) {
+    return t.has_value() ? row(*t, index) : nullptr;
+  }
   int num_rows() const { return static_cast<int>(num_tokens * layer.top_k()); }
 
   const Layer& layer;
   void *hidden_states, *topk_weights;
   ExpertIds topk_ids;
+  void* residual;  // or null
   void* out;
   int64_t out_stride;
   int64_t num_tokens;
@@ -121,11 +157,26 @@ cudaError_t sort(const DeviceScope& device, const Chunk& chunk, const Workspace&
   return routing::sort_by_expert(args, device.stream());
 }
 
-// intermediate = silu(gate) * up of the gathered rows
+// What a tensor that may be missing begins with, and how far apart its rows are.
+struct OptionalRows {
+  explicit OptionalRows(const std::optional<Tensor>& t)
+      : data(t ? t->data_ptr() : nullptr), stride(t ? t->stride(0) : 0) {}
+  const void* data;
+  int64_t stride;
+};
+
+// intermediate = silu(gate) * up of the gathered rows, or what options make of it
 gemm::GroupedGemmArgs first_gemm(const Chunk& chunk, const Workspace& work) {
   const Layer& layer = chunk.layer;
+  const LayerOptions& options = layer.options;
+  const ColumnRows rows =
+      options.gated ? gate_up_rows(options.gate_up_order, layer.w13.size(1)) : kOneRow;
   gemm::GroupedGemmArgs args{};
-  set_weights(args, layer.w13);
+  set_weights(args, layer.w13, rows);
+  args.epilogue = epilogue_args(layer.epilogue(), rows);
+  if (options.apply_router_weight_on_input)
+    args.row_scale = static_cast<const float*>(chunk.topk_weights);
+  args.row_scale_stride = layer.topk_weights.stride(0);
   set_activations(args, chunk.hidden_states, chunk.num_tokens, layer.hidden_states.stride(0));
   args.row_index = work.row_index;
   args.top_k = static_cast<int>(layer.top_k());
@@ -139,7 +190,7 @@ gemm::GroupedGemmArgs first_gemm(const Chunk& chunk, const Workspace& work) {
 // expert_rows = intermediate @ w2.T
 gemm::GroupedGemmArgs second_gemm(const Chunk& chunk, const Workspace& work) {
   gemm::GroupedGemmArgs args{};
-  set_weights(args, chunk.layer.w2);
+  set_weights(args, chunk.layer.w2, kOneRow);
   set_activations(args, work.intermediate, chunk.num_rows(), chunk.layer.intermediate_size());
   args.top_k = 1;
   args.expert_offsets = work.expert_offsets;
@@ -164,14 +215,46 @@ cudaError_t combine(const DeviceScope& device, const Chunk& chunk, const Workspa
   args.num_tokens = static_cast<int>(chunk.num_tokens);
   args.top_k = static_cast<int>(layer.top_k());
   args.hidden_size = static_cast<int>(layer.hidden_size());
+
+  const OptionalRows bias(layer.options.w2_bias);
+  args.unweighted = layer.options.apply_router_weight_on_input;
+  args.residual = chunk.residual;
+  args.residual_stride = OptionalRows(layer.options.residual).stride;
+  args.bias = bias.data;
+  args.bias_stride = bias.stride;
+  args.topk_ids = chunk.topk_ids;
+  args.num_experts = static_cast<int>(layer.num_experts());
   return routing::combine(args, type, device.stream());
+}
+
+void set_decode_options(decode::LayerArgs& args, const Chunk& chunk) {
+  const Layer& layer = chunk.layer;
+  const LayerOptions& options = layer.options;
+  const OptionalRows bias(options.w2_bias);
+  // Two neighbouring columns in place of gate and up.
+  constexpr ColumnRows kNeighbours{0, 2, 1};
+  const ColumnRows rows =
+      options.gated ? gate_up_rows(options.gate_up_order, layer.w13.size(1)) : kNeighbours;
+  args.w13 = static_cast<const char*>(layer.w13.data_ptr()) +
+             rows.first * layer.w13.stride(1) * layer.w13.element_size();
+  args.w13_column_stride = rows.step * layer.w13.stride(1);
+  args.w13_second_row = rows.second * layer.w13.stride(1);
+  args.first_kernel = layer.is_plain() ? decode::FirstKernel::kSwiglu
+                      : options.gated  ? decode::FirstKernel::kGated
+                                       : decode::FirstKernel::kUngated;
+  args.epilogue = epilogue_args(layer.epilogue(), rows);
+  args.weighs_input = options.apply_router_weight_on_input;
+  args.residual = chunk.residual;
+  args.residual_row_stride = OptionalRows(options.residual).stride;
+  args.w2_bias = bias.data;
+  args.w2_bias_expert_stride = bias.stride;
 }
 
 decode::LayerArgs decode_args(const Chunk& chunk, const Workspace& work) {
   const Layer& layer = chunk.layer;
   decode::LayerArgs args{};
+  set_decode_options(args, chunk);
   args.hidden_states = chunk.hidden_states;
-  args.w13 = layer.w13.data_ptr();
   args.w2 = layer.w2.data_ptr();
   args.topk_weights = static_cast<const float*>(chunk.topk_weights);
   args.topk_ids = chunk.topk_ids;
@@ -179,7 +262,6 @@ decode::LayerArgs decode_args(const Chunk& chunk, const Workspace& work) {
   args.out = chunk.out;
   args.hidden_states_row_stride = layer.hidden_states.stride(0);
   args.w13_expert_stride = layer.w13.stride(0);
-  args.w13_row_stride = layer.w13.stride(1);
   args.w2_expert_stride = layer.w2.stride(0);
   args.w2_row_stride = layer.w2.stride(1);
   args.topk_weights_row_stride = layer.topk_weights.stride(0);
@@ -195,7 +277,8 @@ decode::LayerArgs decode_args(const Chunk& chunk, const Workspace& work) {
 // Whether the kernels for few rows run the call. Its size decides, not that of its chunks: a limit
 // on the workspace changes no kernel.
 bool is_decode(const DeviceScope& device, const Layer& layer) {
-  const bool is_free = layer.tactic_w13 == kSelect && layer.tactic_w2 == kSelect;
+  const bool is_free =
+      layer.tactic_w13 == kSelect && layer.tactic_w2 == kSelect && !layer.options.batch_invariant;
   return is_free && layer.shape().num_rows() <=
                         decode::max_pairs(device.info(), layer.num_experts(), layer.hidden_size(),
                                           layer.intermediate_size());
@@ -209,11 +292,16 @@ void run_chunk(const Checker& check, const DeviceScope& device, const Chunk& chu
                                         device.info(), device.stream()));
     return;
   }
+  const Layer& layer = chunk.layer;
+  const auto kind = layer.is_plain()      ? gemm::EpilogueKind::kSwiglu
+                    : layer.options.gated ? gemm::EpilogueKind::kGated
+                                          : gemm::EpilogueKind::kUngated;
+  const auto among = layer.options.batch_invariant ? gemm::Tactics::kOneOrder : gemm::Tactics::kAll;
   device.check_cuda(sort(device, chunk, work));
-  run_gemm(check, device, first_gemm(chunk, work), type, gemm::EpilogueKind::kSwiglu, "tactic_w13",
-           chunk.layer.tactic_w13);
+  run_gemm(check, device, first_gemm(chunk, work), type, kind, "tactic_w13", layer.tactic_w13,
+           among);
   run_gemm(check, device, second_gemm(chunk, work), type, gemm::EpilogueKind::kStore, "tactic_w2",
-           chunk.layer.tactic_w2);
+           layer.tactic_w2, among);
   device.check_cuda(combine(device, chunk, work, type));
 }
 
@@ -237,10 +325,18 @@ void run(const Checker& check, const DeviceScope& device, const Layer& layer, co
 }  // namespace
 
 Tensor fused_moe(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weights, Tensor topk_ids,
-                 std::optional<Tensor> expert_map, int64_t tactic_w13, int64_t tactic_w2) {
+                 std::optional<Tensor> expert_map, std::optional<Tensor> w13_bias,
+                 std::optional<Tensor> w2_bias, bool gated, int64_t activation,
+                 int64_t gate_up_order, std::optional<Tensor> swiglu_alpha,
+                 std::optional<Tensor> swiglu_beta, std::optional<Tensor> swiglu_limit,
+                 bool apply_router_weight_on_input, std::optional<Tensor> residual,
+                 bool batch_invariant, int64_t tactic_w13, int64_t tactic_w2) {
   const Checker check("fused_moe");
-  const Layer layer{hidden_states, w13,        w2,         topk_weights,
-                    topk_ids,      expert_map, tactic_w13, tactic_w2};
+  const LayerOptions options{
+      expert_map,    w13_bias,       w2_bias,     gated,        activation,
+      gate_up_order, swiglu_alpha,   swiglu_beta, swiglu_limit, apply_router_weight_on_input,
+      residual,      batch_invariant};
+  const Layer layer{hidden_states, w13, w2, topk_weights, topk_ids, options, tactic_w13, tactic_w2};
   check_layer(check, layer);
   const DeviceScope device(check, hidden_states);
   Tensor out = device.empty({layer.num_tokens(), layer.hidden_size()}, hidden_states.scalar_type());
@@ -250,10 +346,17 @@ Tensor fused_moe(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weight
 
 void fused_moe_out(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weights,
                    Tensor topk_ids, Tensor out, std::optional<Tensor> expert_map,
-                   int64_t tactic_w13, int64_t tactic_w2) {
+                   std::optional<Tensor> w13_bias, std::optional<Tensor> w2_bias, bool gated,
+                   int64_t activation, int64_t gate_up_order, std::optional<Tensor> swiglu_alpha,
+                   std::optional<Tensor> swiglu_beta, std::optional<Tensor> swiglu_limit,
+                   bool apply_router_weight_on_input, std::optional<Tensor> residual,
+                   bool batch_invariant, int64_t tactic_w13, int64_t tactic_w2) {
   const Checker check("fused_moe_out");
-  const Layer layer{hidden_states, w13,        w2,         topk_weights,
-                    topk_ids,      expert_map, tactic_w13, tactic_w2};
+  const LayerOptions options{
+      expert_map,    w13_bias,       w2_bias,     gated,        activation,
+      gate_up_order, swiglu_alpha,   swiglu_beta, swiglu_limit, apply_router_weight_on_input,
+      residual,      batch_invariant};
+  const Layer layer{hidden_states, w13, w2, topk_weights, topk_ids, options, tactic_w13, tactic_w2};
   check_layer(check, layer);
   check.dtype("out", out, {hidden_states.scalar_type()});
   check.shape("out", out, {layer.num_tokens(), layer.hidden_size()});

@@ -7,6 +7,9 @@
 namespace sm80moe::ops {
 
 Tensor grouped_gemm(Tensor a, Tensor w, Tensor expert_offsets, std::optional<Tensor> row_index,
-                    int64_t top_k, int64_t epilogue, int64_t tactic);
+                    int64_t top_k, int64_t epilogue, std::optional<Tensor> bias, int64_t activation,
+                    int64_t gate_up_order, std::optional<Tensor> swiglu_alpha,
+                    std::optional<Tensor> swiglu_beta, std::optional<Tensor> swiglu_limit,
+                    std::optional<Tensor> row_scale, int64_t tactic);
 
 }  // namespace sm80moe::ops

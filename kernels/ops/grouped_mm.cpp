@@ -62,7 +62,7 @@ Tensor grouped_mm(Tensor mat_a, Tensor mat_b, Tensor offs, int64_t tactic) {
   const Groups groups(device, offs, out);
 
   gemm::GroupedGemmArgs args{};
-  set_weights(args, w);
+  set_weights(args, w, kOneRow);
   set_activations(args, mat_a.data_ptr(), mat_a.size(0), mat_a.stride(0));
   args.expert_offsets = groups.offsets;
   args.tile_counter = groups.tile_counter;

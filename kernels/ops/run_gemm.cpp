@@ -6,11 +6,12 @@ namespace sm80moe::ops {
 namespace {
 
 int resolve_tactic(const Checker& check, const DeviceScope& device,
-                   const gemm::GemmProblem& problem, const char* argument, int64_t tactic) {
+                   const gemm::GemmProblem& problem, const char* argument, int64_t tactic,
+                   gemm::Tactics among) {
   const DeviceInfo& info = device.info();
   check.between(argument, tactic, kSelect, gemm::kNumTactics - 1, "the last tactic");
   if (tactic == kSelect) {
-    const int selected = gemm::choose_tactic(problem, device.index(), info);
+    const int selected = gemm::choose_tactic(problem, among, device.index(), info);
     if (selected == gemm::kNoTactic)
       check.fail("a tactic must fit the device's shared memory, got ", info.smem_per_cta,
                  " bytes a CTA");
@@ -18,20 +19,28 @@ int resolve_tactic(const Checker& check, const DeviceScope& device,
   }
   const int id = static_cast<int>(tactic), num_experts = problem.shape.num_experts;
   const gemm::LaunchTable& table = gemm::launch_table_for(problem.type, problem.epilogue);
+  if (table.launch[id] == nullptr)
+    check.fail(argument, " must have tiles of at most 128 rows with these options, got tactic ", id,
+               ", which has ", gemm::kTactics[id].cta_m);
   if (!gemm::tactic_fits(table, id, num_experts, info))
     check.fail(argument, " must fit the device's shared memory of ", info.smem_per_cta,
                " bytes a CTA, got tactic ", id, ", which needs ",
                gemm::smem_bytes(table, id, num_experts));
+  if (!gemm::is_among(id, among))
+    check.fail(argument, " must have warps_k 1 for batch_invariant, got tactic ", id,
+               ", which has ", gemm::kTactics[id].warps_k);
   return id;
 }
 
 }  // namespace
 
-void set_weights(gemm::GroupedGemmArgs& args, const Tensor& w) {
-  args.w = w.data_ptr();
+void set_weights(gemm::GroupedGemmArgs& args, const Tensor& w, const ColumnRows& rows) {
   const auto element_size = static_cast<int64_t>(w.element_size());
+  const int64_t row_bytes = w.stride(1) * element_size;
+  args.w = static_cast<const char*>(w.data_ptr()) + rows.first * row_bytes;
   args.w_expert_bytes = w.stride(0) * element_size;
-  args.w_row_bytes = static_cast<uint32_t>(w.stride(1) * element_size);
+  args.w_column_bytes = static_cast<uint32_t>(rows.step * row_bytes);
+  args.w_up_bytes = rows.second * row_bytes;
   args.num_experts = static_cast<int>(w.size(0));
   args.n = static_cast<int>(w.size(1));
   args.k = static_cast<int>(w.size(2));
@@ -44,11 +53,13 @@ void set_activations(gemm::GroupedGemmArgs& args, const void* a, int64_t num_row
   args.a_row_chunks = static_cast<uint32_t>(row_stride / kRowMultiple);
 }
 
-void run_gemm(const Checker& check, const DeviceScope& device, const gemm::GroupedGemmArgs& args,
-              ElementType type, gemm::EpilogueKind epilogue, const char* argument, int64_t tactic) {
+void run_gemm(const Checker& check, const DeviceScope& device, gemm::GroupedGemmArgs args,
+              ElementType type, gemm::EpilogueKind epilogue, const char* argument, int64_t tactic,
+              gemm::Tactics among) {
+  args.gated = gemm::is_gated(epilogue);
   const gemm::GemmProblem problem{
       type, epilogue, {args.num_rows, args.num_experts, args.n, args.k}};
-  const int id = resolve_tactic(check, device, problem, argument, tactic);
+  const int id = resolve_tactic(check, device, problem, argument, tactic, among);
   const auto launch = gemm::launch_table_for(type, epilogue).launch[id];
   device.check_cuda(launch(args, device.index(), device.info(), device.stream()));
 }

@@ -16,12 +16,11 @@ gemm::GemmProblem checked_problem(const Checker& check, int64_t dtype, int64_t e
                                   int64_t num_experts, int64_t n, int64_t k, int64_t num_rows) {
   constexpr auto kFirstType = static_cast<int64_t>(ElementType::kFloat16);
   constexpr auto kLastType = static_cast<int64_t>(ElementType::kBFloat16);
-  constexpr auto kLastEpilogue = static_cast<int64_t>(gemm::EpilogueKind::kSwiglu);
   check.between("num_rows", num_rows, 1, kMaxInt);
   check.between("num_experts", num_experts, 1, kMaxExperts);
   check.between("n", n, 1, kMaxInt);
   check.between("k", k, 1, kMaxInt);
-  check.between("epilogue", epilogue, 0, kLastEpilogue);
+  check.between("epilogue", epilogue, 0, gemm::kNumEpilogues - 1);
   check.between("dtype", dtype, kFirstType, kLastType);
   return {static_cast<ElementType>(dtype),
           static_cast<gemm::EpilogueKind>(epilogue),
@@ -48,11 +47,12 @@ Tensor tactic_table() {
 }
 
 int64_t select_tactic(int64_t num_rows, int64_t num_experts, int64_t n, int64_t k, int64_t epilogue,
-                      int64_t dtype, int64_t device_index) {
+                      int64_t dtype, int64_t device_index, bool batch_invariant) {
   const Checker check("select_tactic");
   const auto problem = checked_problem(check, dtype, epilogue, num_experts, n, k, num_rows);
   const DeviceInfo info = device_info_of(check, device_index);
-  return gemm::choose_tactic(problem, static_cast<int>(device_index), info);
+  const auto among = batch_invariant ? gemm::Tactics::kOneOrder : gemm::Tactics::kAll;
+  return gemm::choose_tactic(problem, among, static_cast<int>(device_index), info);
 }
 
 int64_t decode_limit(int64_t num_experts, int64_t hidden_size, int64_t intermediate_size,

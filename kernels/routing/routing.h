@@ -56,6 +56,8 @@ struct SortArgs {
 cudaError_t sort_by_expert(const SortArgs& args, cudaStream_t stream);
 
 // out[t] = sum_j topk_weights[t, j] * rows[row_position[t, j]], in fp32, in the order of j
+// With options: out[t] = residual[t] + sum_j weight * (rows[row_position[t, j]] + bias[e]), with
+// e = topk_ids[t, j] and a weight that may be 1.
 struct CombineArgs {
   const void* rows;             // [num_rows, hidden_size] 16-bit, rows_stride elements between rows
   const float* topk_weights;    // [num_tokens, top_k]
@@ -68,6 +70,14 @@ struct CombineArgs {
   int num_tokens;
   int top_k;
   int hidden_size;
+  // Options; none if `residual` and `bias` are null and `unweighted` is false.
+  bool unweighted;
+  const void* residual;  // [num_tokens, hidden_size] like `rows`; may be `out`
+  int64_t residual_stride;
+  const void* bias;  // [num_experts, hidden_size] like `rows`
+  int64_t bias_stride;
+  ExpertIds topk_ids;  // [num_tokens, top_k], for the bias
+  int num_experts;
 };
 cudaError_t combine(const CombineArgs& args, ElementType type, cudaStream_t stream);
 

@@ -27,6 +27,7 @@ def case(imaginary_gpu, monkeypatch) -> layer.Case:
     ("kernel", "stage"),
     [
         ("void sm80moe::gemm::grouped_gemm_kernel<A<16, 32>, SwigluEpilogue>(B)", "gemm 1"),
+        ("void sm80moe::gemm::grouped_gemm_kernel<A<16, 32>, GeneralEpilogue>(B)", "gemm 1"),
         ("void sm80moe::gemm::grouped_gemm_kernel<A<16, 32>, StoreEpilogue>(B)", "gemm 2"),
         ("sm80moe::routing::(anonymous namespace)::sort_kernel(SortArgs)", "sort"),
         ("void sm80moe::routing::(anonymous namespace)::combine_kernel<__half>(C)", "combine"),

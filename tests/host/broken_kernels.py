@@ -57,6 +57,7 @@ class BrokenKernel:
     command: str = "gemm"
     options: dict[str, object] = field(default_factory=dict)
     source: str | None = None  # what is compiled, where the edited file's name does not tell
+    instance: tuple[str, int] | None = None  # a launch table's kernel that is compiled instead
 
     def patch(self, tactics: dict[tuple[str, int], Tactic]) -> Patch:
         """Apply the edits to the kernels as they are now."""
@@ -65,6 +66,8 @@ class BrokenKernel:
             edit.apply(sources)
         if self.hazard:
             return Patch(self.name, sources, table_and_tactic=self._instance(tactics))
+        if self.instance:
+            return Patch(self.name, sources, table_and_tactic=self.instance)
         source = self.source or self.edits[0].file.replace(".cuh", ".cu")
         return Patch(self.name, sources, source=source)
 
@@ -80,7 +83,7 @@ class BrokenKernel:
         return next(
             (table, tactic)
             for (table, tactic), columns in tactics.items()
-            if self.tactic(columns) and not columns["swiglu"]
+            if self.tactic(columns) and not columns["gated"]
         )
 
 
@@ -95,7 +98,10 @@ TOPK_PARTS = "routing/topk.cuh"
 DECODE = "decode/decode.cu"
 STREAM = "decode/row_stream.cuh"
 GROUPS = "decode/expert_groups.cuh"
+GATE_UP = "decode/gate_up.cuh"
 DOWN = "decode/down_combine.cuh"
+GENERAL = "gemm/general_epilogue.cuh"
+COMBINE = "routing/combine.cu"
 
 LEAVE = "if (lane_index() >= num_ranks) return;"
 DISTINCT = {"values": "distinct", "type": "fp32", "tokens": 20}
@@ -105,6 +111,18 @@ WAIT = "ptx::cp_async_wait<Config::kStages - 2>();\n    __syncthreads();"
 def broken_decode(name: str, checks: set[str], edit: Edit, **options: object) -> BrokenKernel:
     """One mistake in the kernels for few rows."""
     return BrokenKernel(name, checks, [edit], command="decode", options=options, source=DECODE)
+
+
+def broken_epilogue(name: str, checks: set[str], edit: Edit, **options: object) -> BrokenKernel:
+    """One mistake in what the general epilogue makes of its options."""
+    shape = {"table": "kBf16General", "tactic": 4, "rows": [130, 0, 9], "n": 272, "k": 72}
+    return BrokenKernel(
+        name,
+        checks,
+        [edit],
+        options={**shape, "top_k": 3, "pad": 8, **options},
+        instance=("kBf16General", 4),
+    )
 
 
 BROKEN_KERNELS = [
@@ -208,13 +226,7 @@ BROKEN_KERNELS = [
     BrokenKernel(
         "one_column_of_w_too_many",
         {"out-of-bounds"},
-        [
-            Edit(
-                LOADER,
-                "Columns::output_column(tile_row) < out_n",
-                "Columns::output_column(tile_row) <= out_n",
-            )
-        ],
+        [Edit(LOADER, "col0 + column < columns.total", "col0 + column <= columns.total")],
         "n_of_eight_columns",
     ),
     BrokenKernel(
@@ -250,7 +262,7 @@ BROKEN_KERNELS = [
     BrokenKernel(
         "one_row_too_many_stored",
         {"out-of-bounds"},
-        [Edit(EPILOGUE, "if (row >= row_end) continue;", "if (row > row_end) continue;")],
+        [Edit(EPILOGUE, "if (row >= tile.row_end) continue;", "if (row > tile.row_end) continue;")],
         "one_row",
     ),
     BrokenKernel(
@@ -262,7 +274,7 @@ BROKEN_KERNELS = [
     BrokenKernel(
         "store_misaligned",
         {"undefined-behaviour", "misaligned"},
-        [Edit(EPILOGUE, "lane % 4 * (2 * kBlocks);", "lane % 4 * (2 * kBlocks) + 2;")],
+        [Edit(EPILOGUE, "(2 * Columns::kBlocks);", "(2 * Columns::kBlocks) + 2;")],
         "full_tile",
     ),
     BrokenKernel(
@@ -459,9 +471,9 @@ BROKEN_KERNELS = [
         "up_row_of_the_column_before",
         {"wrong-result"},
         Edit(
-            "decode/gate_up.cuh",
-            "return args_.intermediate_size * args_.w13_row_stride;",
-            "return (args_.intermediate_size - 1) * args_.w13_row_stride;",
+            GATE_UP,
+            "return args_.w13_second_row;",
+            "return args_.w13_second_row - args_.w13_column_stride;",
         ),
     ),
     broken_decode(
@@ -480,7 +492,11 @@ BROKEN_KERNELS = [
     broken_decode(
         "stored_for_another_pair",
         {"race", "wrong-result"},
-        Edit(STREAM, "work_.store(pair, column", "work_.store(group.pair(0), column"),
+        Edit(
+            STREAM,
+            "work_.store(group.expert, pair, column",
+            "work_.store(group.expert, group.pair(0), column",
+        ),
         ids="last",
     ),
     broken_decode(
@@ -556,5 +572,131 @@ BROKEN_KERNELS = [
             "groups.size(), 2 * args.hidden_size,",
         ),
         ids="last",
+    ),
+    broken_epilogue(
+        "bias_of_the_gates_added_to_the_ups",
+        {"wrong-result"},
+        Edit(GENERAL, "is_up * bias.second", "0"),
+        bias=1,
+    ),
+    broken_epilogue(
+        "bias_of_an_interleaved_column_before",
+        {"wrong-result"},
+        Edit(GENERAL, "(col + block * 2) * bias.column_step", "(col + block * 2)"),
+        bias=1,
+        order=2,
+    ),
+    broken_epilogue(
+        "bias_read_past_the_last_column",
+        {"out-of-bounds", "uninitialised"},
+        Edit(GENERAL, "if (col + is_up * columns.up >= columns.total) continue;", ""),
+        bias=1,
+        gated=0,
+        rows=[3],
+        n=136,
+        pad=0,
+    ),
+    broken_epilogue(
+        "scale_of_the_first_choice",
+        {"wrong-result"},
+        Edit(GENERAL, "pair - source * args.top_k : 0", "0 : 0"),
+        scale=1,
+    ),
+    broken_epilogue(
+        "scale_of_a_wrong_index_read",
+        {"out-of-bounds"},
+        Edit(GENERAL, "if (pair < 0 || source >= args.num_source_rows) return 0;", ""),
+        scale=1,
+        wrong_index=True,
+    ),
+    broken_epilogue(
+        "constants_of_the_first_expert",
+        {"wrong-result"},
+        Edit(GENERAL, "SwigluLimits limits(options, expert)", "SwigluLimits limits(options, 0)"),
+        constants=1,
+    ),
+    broken_epilogue(
+        "alpha_of_the_first_expert",
+        {"wrong-result"},
+        Edit(GENERAL, "options, tile.expert);", "options, 0);"),
+        constants=1,
+    ),
+    broken_epilogue(
+        "block_of_rows_not_activated",
+        {"wrong-result"},
+        Edit(
+            GENERAL,
+            "activate_block(activation, args, tile.expert, acc[i]);",
+            "if (i > 0) activate_block(activation, args, tile.expert, acc[i]);",
+        ),
+        activation=3,
+    ),
+    broken_epilogue(
+        "second_half_of_ungated_columns_forgotten",
+        {"wrong-result", "uninitialised"},
+        Edit(GENERAL, "if (args.gated) return;\n    WarpTile", "return;\n    WarpTile"),
+        gated=0,
+    ),
+    broken_epilogue(
+        "ungated_columns_past_the_last_copied",
+        {"out-of-bounds", "shared-out-of-bounds", "wrong-result"},
+        Edit(LOADER, "+ Columns::is_up(tile_row) * columns.up;", ";"),
+        gated=0,
+        rows=[3],
+        n=136,
+        pad=0,
+    ),
+    BrokenKernel(
+        "up_rows_where_other_orders_have_them",
+        {"wrong-result", "out-of-bounds"},
+        [Edit(LOADER, "args_.w_up_bytes", "args_.w_column_bytes")],
+        options={"table": "kBf16Swiglu", "tactic": 4, "rows": [9], "n": 144, "k": 72, "order": 1},
+        instance=("kBf16Swiglu", 4),
+    ),
+    BrokenKernel(
+        "bias_of_the_first_expert_combined",
+        {"wrong-result"},
+        [Edit(COMBINE, "expert * args.bias_stride", "0 * expert * args.bias_stride")],
+        command="combine",
+        options={"bias": 3, "tokens": 9},
+    ),
+    BrokenKernel(
+        "residual_forgotten",
+        {"wrong-result"},
+        [Edit(COMBINE, "kHasOptions && args.residual != nullptr)", "false)")],
+        command="combine",
+        options={"residual": 1},
+    ),
+    broken_decode(
+        "input_weighed_twice",
+        {"wrong-result"},
+        Edit(DOWN, "kHasOptions && args.weighs_input", "false"),
+        weigh_input=1,
+    ),
+    broken_decode(
+        "bias_of_another_column",
+        {"wrong-result", "out-of-bounds"},
+        Edit(GATE_UP, "column * bias.column_step", "(column + 1) * bias.column_step"),
+        bias=1,
+    ),
+    broken_decode(
+        "ungated_columns_stored_once",
+        {"wrong-result"},
+        Edit(GATE_UP, "activation.apply(sums.y)", "activation.apply(sums.x)"),
+        gated=0,
+    ),
+    broken_decode(
+        "bias_of_the_pair_for_its_expert",
+        {"wrong-result", "out-of-bounds"},
+        Edit(DOWN, "groups_.expert_of(pair)", "pair"),
+        w2_bias=1,
+        tokens=3,
+    ),
+    broken_decode(
+        "residual_of_another_token",
+        {"wrong-result", "race"},
+        Edit(DOWN, "token * args_.residual_row_stride", "0 * args_.residual_row_stride"),
+        residual=1,
+        tokens=3,
     ),
 ]

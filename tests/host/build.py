@@ -227,7 +227,8 @@ def _all_instances() -> str:
         kind = _kind(arguments)
         reachable = f"&launch_table_for({kind}) == &{table}"
         rows.append(
-            f'    all.push_back({{"{table}", id, {kind}, {table}.launch[id], {reachable}}});'
+            f"    if ({table}.launch[id] != nullptr)\n"
+            f'      all.push_back({{"{table}", id, {kind}, {table}.launch[id], {reachable}}});'
         )
     loop = "  for (int id = 0; id < kNumTactics; ++id) {\n" + "\n".join(rows) + "\n  }"
     return _INSTANCES.format(includes='#include "gemm/launch.h"', rows=loop)

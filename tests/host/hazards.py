@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-# The columns of one instance: cta_m, cta_n, cta_k, stages, swiglu ...
+# The columns of one instance: cta_m, cta_n, cta_k, stages, gated ...
 Tactic = dict[str, int]
 Options = dict[str, object]
 
 
 def _columns(tactic: Tactic, output_columns: int) -> int:
     """Rows of W that make so many output columns."""
-    return output_columns * (2 if tactic["swiglu"] else 1)
+    return output_columns * (2 if tactic["gated"] else 1)
 
 
 def one_row(t: Tactic) -> Options:
@@ -110,4 +110,20 @@ HAZARDS: dict[str, Callable[[Tactic], Options]] = {
         several_tiles_of_one_cta,
         more_m_tiles_than_a_band,
     )
+}
+
+# The general epilogue's options: each alone, and together.
+EPILOGUE_OPTIONS: dict[str, Options] = {
+    "plain": {},
+    **{f"activation_{i}": {"activation": i} for i in range(1, 6)},
+    **{f"ungated_{i}": {"activation": i, "gated": 0} for i in range(6)},
+    "bias": {"bias": 1},
+    "ungated_bias": {"bias": 1, "gated": 0, "activation": 4},
+    "interleaved_bias": {"bias": 1, "order": 2, "activation": 2},
+    "up_gate_bias": {"bias": 1, "order": 1},
+    "constants": {"constants": 1},
+    "scale": {"scale": 1},
+    "ungated_scale": {"scale": 1, "gated": 0, "activation": 3},
+    "all": {"bias": 1, "order": 2, "constants": 1, "scale": 1},
+    "ungated_all": {"bias": 1, "scale": 1, "gated": 0, "activation": 1},
 }

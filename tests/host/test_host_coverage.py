@@ -17,7 +17,11 @@ def test_tests_name_every_instance_of_the_launch_tables(
     tactics: dict[tuple[str, int], Tactic],
 ) -> None:
     named = {(table, tactic) for table in launch_tables() for tactic in range(num_tactics())}
-    assert named == set(tactics)
+    # The general epilogue leaves out the tiles that take all registers.
+    left_out = named - set(tactics)
+    assert set(tactics) <= named
+    assert {table for table, _ in left_out} == {"kBf16General", "kFp16General"}
+    assert all(tactics["kBf16Store", tactic]["cta_m"] > 128 for _, tactic in left_out)
     assert all(columns["reachable"] for columns in tactics.values())
 
 
@@ -32,8 +36,12 @@ def test_every_compiled_kernel_runs(
         for experts in (1, 33, 65, 129, 257, 513):
             launched |= run_ok(program, "topk", scoring=scoring, experts=experts, top_k=1).kernels()
     for type_ in ("fp16", "bf16"):
-        launched |= run_ok(program, "combine", type=type_).kernels()
-        launched |= run_ok(program, "decode", type=type_).kernels()
+        for option in ("unweighted", "residual"):
+            launched |= run_ok(
+                program, "combine", type=type_, **{option: option == "residual"}
+            ).kernels()
+        for options in ({}, {"bias": 1, "residual": 1}, {"gated": 0}):
+            launched |= run_ok(program, "decode", type=type_, **options).kernels()
     for tokens in (1, 10000):
         launched |= run_ok(program, "sort", tokens=tokens, top_k=2).kernels()
     launched |= run_ok(program, "ends", rows=[1]).kernels()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.host.hazards import EPILOGUE_OPTIONS
 from tests.host.running import run_ok
 
 pytestmark = pytest.mark.host
@@ -44,6 +45,35 @@ HAZARDS: dict[str, dict[str, object]] = {
 def test_layer_of_few_rows(program: Path, seed: int, hazard: str, type_: str) -> None:
     outcome = run_ok(program, "decode", type=type_, seed=seed, **HAZARDS[hazard])
     assert outcome.bank_conflicts()["cp.async"] == 0, str(outcome)
+
+
+OPTIONS: dict[str, dict[str, object]] = {
+    **EPILOGUE_OPTIONS,
+    "weigh_input": {"weigh_input": 1},
+    "ungated_weigh_input": {"weigh_input": 1, "gated": 0, "bias": 1, "activation": 4},
+    "w2_bias": {"w2_bias": 1},
+    "residual": {"residual": 1},
+    "everything": {
+        **dict.fromkeys(("bias", "constants", "weigh_input", "w2_bias", "residual"), 1),
+        "order": 2,
+    },
+}
+SHAPES = ("groups_of_several_sizes", "some_invalid", "padded_rows", "most_tokens")
+
+
+@pytest.mark.parametrize("type_", ["fp16", "bf16"])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options(program: Path, seed: int, options: str, type_: str) -> None:
+    chosen = {name: value for name, value in OPTIONS[options].items() if name != "scale"}
+    for hazard in SHAPES:
+        run_ok(program, "decode", type=type_, seed=seed, **HAZARDS[hazard], **chosen)
+
+
+@pytest.mark.parametrize("gated", [0, 1])
+@pytest.mark.parametrize("hazard", HAZARDS)
+def test_every_hazard_with_options(program: Path, seed: int, hazard: str, gated: int) -> None:
+    options = {"gated": gated, "bias": 1, "w2_bias": 1, "residual": 1, "order": 2 * gated}
+    run_ok(program, "decode", seed=seed, **HAZARDS[hazard], **options)
 
 
 @pytest.mark.parametrize("type_", ["fp16", "bf16"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.build import launch_tables, num_tactics
-from tests.host.hazards import HAZARDS
+from tests.host.hazards import EPILOGUE_OPTIONS, HAZARDS
 from tests.host.running import run_ok
 
 pytestmark = pytest.mark.host
@@ -22,7 +22,35 @@ def test_grouped_gemm(
     tactic: int,
     hazard: str,
 ) -> None:
-    shape = HAZARDS[hazard](tactics[table, tactic])
-    outcome = run_ok(program, "gemm", table=table, tactic=tactic, seed=seed, **shape)
+    if (table, tactic) not in tactics:
+        pytest.skip("the epilogue has no such tactic")
+    options = {}
+    if "General" in launch_tables()[table]:
+        # Another set of options for each pair of tactic and hazard.
+        names = list(EPILOGUE_OPTIONS)
+        options = EPILOGUE_OPTIONS[names[(list(HAZARDS).index(hazard) + tactic) % len(names)]]
+    shape = HAZARDS[hazard]({**tactics[table, tactic], **options})
+    outcome = run_ok(program, "gemm", table=table, tactic=tactic, seed=seed, **shape, **options)
     conflicts = outcome.bank_conflicts()
     assert conflicts["ldmatrix"] == 0 and conflicts["cp.async"] == 0, str(outcome)
+
+
+@pytest.mark.parametrize("options", EPILOGUE_OPTIONS)
+@pytest.mark.parametrize("table", ["kBf16General", "kFp16General"])
+def test_options_of_the_epilogue(program: Path, seed: int, table: str, options: str) -> None:
+    """Every set on one tactic of each kind: sums shared by warps, and not."""
+    chosen = EPILOGUE_OPTIONS[options]
+    for tactic, rows in ((1, [17, 0, 5]), (4, [130, 3])):
+        for top_k in (0, 3):
+            shape = {"rows": rows, "n": 272, "k": 72, "top_k": top_k, "pad": 8, **chosen}
+            run_ok(program, "gemm", table=table, tactic=tactic, seed=seed, **shape)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("tactic", range(num_tactics()))
+@pytest.mark.parametrize("table", ["kBf16Swiglu", "kFp16Swiglu"])
+def test_orders_of_gates_and_ups(
+    program: Path, seed: int, table: str, tactic: int, order: int
+) -> None:
+    shape = {"rows": [9, 0, 20], "n": 272, "k": 72, "pad": 8, "order": order}
+    run_ok(program, "gemm", table=table, tactic=tactic, seed=seed, **shape)

@@ -123,3 +123,14 @@ def test_group_ends_that_are_garbage(program: Path, seed: int) -> None:
 
 def test_combine_with_wrong_positions(program: Path, seed: int) -> None:
     run_ok(program, "combine", tokens=9, top_k=3, wrong_position=True, seed=seed)
+
+
+@pytest.mark.parametrize(
+    "options", [{"unweighted": 1}, {"residual": 1}, {"bias": 5}, {"bias": 3, "residual": 1}]
+)
+@pytest.mark.parametrize("type_", ["fp16", "bf16"])
+def test_combine_with_options(
+    program: Path, seed: int, type_: str, options: dict[str, object]
+) -> None:
+    for shape in ({"hidden": 72, "top_k": 5}, {"hidden": 1032, "top_k": 1, "wrong_position": 1}):
+        run_ok(program, "combine", type=type_, tokens=7, pad=8, seed=seed, **shape, **options)

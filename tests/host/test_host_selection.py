@@ -26,10 +26,12 @@ GEMMS = {
 
 
 def select(program: Path, gemm: tuple[int, int, int], rows: int, **options: object) -> list[int]:
-    """The tactic, its rows, its shared memory; [-1] if there is none."""
+    """The tactic, its rows, its shared memory, its warps along k; [-1] if there is none."""
     experts, n, k = gemm
     out = run_ok(program, "select", rows=rows, experts=experts, n=n, k=k, **options).output
-    found = re.search(r"^selected (-?\d+)(?:\ncta_m (\d+) smem (\d+))?$", out, re.MULTILINE)
+    found = re.search(
+        r"^selected (-?\d+)(?:\ncta_m (\d+) smem (\d+) warps_k (\d+))?$", out, re.MULTILINE
+    )
     assert found is not None, out
     return [int(word) for word in found.groups() if word is not None]
 
@@ -39,8 +41,8 @@ def select(program: Path, gemm: tuple[int, int, int], rows: int, **options: obje
 def test_few_rows_get_short_tiles_and_many_get_tall_ones(
     program: Path, gemm: tuple[int, int, int], device: str
 ) -> None:
-    _, short, _ = select(program, gemm, 1, device=device)
-    _, tall, _ = select(program, gemm, 2048 * gemm[0], device=device)
+    _, short, *_ = select(program, gemm, 1, device=device)
+    _, tall, *_ = select(program, gemm, 2048 * gemm[0], device=device)
     assert short <= 32
     assert tall >= 128
 
@@ -48,7 +50,7 @@ def test_few_rows_get_short_tiles_and_many_get_tall_ones(
 @pytest.mark.parametrize("device", DEVICES)
 def test_what_is_selected_fits(program: Path, device: str) -> None:
     for gemm, rows in itertools.product(GEMMS.values(), (1, 100, 10000)):
-        _, _, smem = select(program, gemm, rows, device=device, smem=SMEM_OF_SM86)
+        _, _, smem, _ = select(program, gemm, rows, device=device, smem=SMEM_OF_SM86)
         assert smem <= SMEM_OF_SM86
 
 
@@ -118,3 +120,33 @@ def test_a_measured_tactic_that_does_not_fit_is_not_taken(program: Path) -> None
         chosen = select(program, GEMM, 100, measured=MEASURED, smem=smem)
         assert (chosen[0] == FIRST) == taken
         assert chosen[2] <= smem
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_one_order_of_addition(program: Path, device: str) -> None:
+    for gemm, rows in itertools.product(GEMMS.values(), (1, 100, 10000)):
+        *_, warps_k = select(program, gemm, rows, device=device, batch_invariant=True)
+        assert warps_k == 1
+    assert select(program, GEMM, 1, device=device)[3] > 1, "the restriction restricts nothing"
+
+
+def test_a_measured_tactic_of_another_order_is_not_taken(program: Path) -> None:
+    split, whole = 0, FIRST
+    for tactic, taken in ((split, False), (whole, True)):
+        measured = {"measured": [100, tactic]}
+        assert select(program, GEMM, 100, **measured)[0] == tactic
+        chosen = select(program, GEMM, 100, batch_invariant=True, **measured)
+        assert (chosen[0] == tactic) == taken
+        assert chosen[3] == 1
+
+
+@pytest.mark.parametrize(("plain", "general"), [(0, 3), (1, 2)])
+def test_general_epilogues_choose_like_the_plain_ones(
+    program: Path, plain: int, general: int
+) -> None:
+    for gemm, rows in itertools.product(GEMMS.values(), (1, 100, 10000)):
+        chosen = select(program, gemm, rows, epilogue=plain)
+        with_options = select(program, gemm, rows, epilogue=general)
+        assert with_options == chosen if chosen[1] <= 128 else with_options[1] == 128
+    measured = {"measured": MEASURED, "measured_swiglu": plain}
+    assert select(program, GEMM, 100, epilogue=general, **measured)[0] == FIRST

@@ -17,7 +17,16 @@ Arguments = dict[str, Any]
 
 
 def fused_moe(device: torch.device) -> Arguments:
-    return Problem(5, 4, 2).make(device)._asdict()
+    inputs = Problem(5, 4, 2).make(device)
+    options = {
+        "w13_bias": torch.randn(inputs.w13.shape[:2], device=device).bfloat16(),
+        "w2_bias": torch.randn(inputs.w2.shape[:2], device=device).bfloat16(),
+        "swiglu_alpha": torch.rand(4, device=device),
+        "swiglu_beta": torch.rand(4, device=device),
+        "swiglu_limit": torch.rand(4, device=device),
+        "residual": torch.randn(inputs.hidden_states.shape, device=device).bfloat16(),
+    }
+    return {**inputs._asdict(), **options}
 
 
 def fused_moe_out(device: torch.device) -> Arguments:

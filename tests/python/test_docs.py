@@ -11,7 +11,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation is not here")
-@pytest.mark.parametrize("page", ["interfaces"])
+@pytest.mark.parametrize("page", ["interfaces", "options"])
 def test_examples_of(page):
     """Blocks follow one another on the page, and share their names."""
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.M | re.S)

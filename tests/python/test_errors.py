@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import torch_sm80moe
+from torch_sm80moe._options import ACTIVATIONS, GATE_UP_ORDERS
 from torch_sm80moe.testing import Problem
 
 Arguments = dict[str, Any]
@@ -195,6 +196,96 @@ MOE_CASES = {
     ),
 }
 
+
+def w13_without_gates(arguments: Arguments) -> None:
+    arguments["gated"] = False
+
+
+def order_without_gates(arguments: Arguments) -> None:
+    arguments.update(gated=False, w13=arguments["w13"][:, :72], gate_up_order=2)
+
+
+def swiglu_of_gelu(arguments: Arguments) -> None:
+    arguments.update(activation=1, swiglu_limit=torch.ones(4, device=arguments["w2"].device))
+
+
+def swiglu_without_gates(arguments: Arguments) -> None:
+    limit = torch.ones(4, device=arguments["w2"].device)
+    arguments.update(gated=False, w13=arguments["w13"][:, :72], swiglu_limit=limit)
+
+
+# Of the problem above, with all tensors that are optional. Operators take numbers for names.
+OPTION_CASES = {
+    "ungated-shape": Case(
+        w13_without_gates, ValueError, r"w2 must have shape \[4, 64, 144\], got \[4, 64, 72\]"
+    ),
+    "order-without-gates": Case(
+        order_without_gates,
+        ValueError,
+        "gate_up_order must be gate_up where nothing is gated, got interleaved",
+    ),
+    "swiglu-of-gelu": Case(
+        swiglu_of_gelu,
+        ValueError,
+        "swiglu_alpha must be None unless the activation is silu and gated, got a tensor",
+    ),
+    "swiglu-without-gates": Case(
+        swiglu_without_gates,
+        ValueError,
+        "swiglu_alpha must be None unless the activation is silu and gated, got a tensor",
+    ),
+    "w13-bias-dtype": Case(
+        put("w13_bias", torch.Tensor.float), TypeError, "w13_bias must be bfloat16, got float32"
+    ),
+    "w13-bias-shape": Case(
+        put("w13_bias", lambda t: t[:, :72]),
+        ValueError,
+        r"w13_bias must have shape \[4, 144\], got \[4, 72\]",
+    ),
+    "w13-bias-stride": Case(
+        put("w13_bias", wider_rows),
+        ValueError,
+        "w13_bias must have strides that are multiples of 8 elements, .*",
+    ),
+    "w13-bias-columns": Case(
+        put("w13_bias", transposed_memory),
+        ValueError,
+        "w13_bias must have a contiguous last dimension, .*",
+    ),
+    "w2-bias-dtype": Case(
+        put("w2_bias", torch.Tensor.half), TypeError, "w2_bias must be bfloat16, got float16"
+    ),
+    "w2-bias-shape": Case(
+        put("w2_bias", lambda t: t[:3]),
+        ValueError,
+        r"w2_bias must have shape \[4, 64\], got \[3, 64\]",
+    ),
+    "residual-dtype": Case(
+        put("residual", torch.Tensor.float), TypeError, "residual must be bfloat16, got float32"
+    ),
+    "residual-shape": Case(
+        put("residual", lambda t: t[:4]),
+        ValueError,
+        r"residual must have shape \[5, 64\], got \[4, 64\]",
+    ),
+    "residual-stride": Case(
+        put("residual", wider_rows), ValueError, "residual must have strides that are multiples.*"
+    ),
+    "alpha-dtype": Case(
+        put("swiglu_alpha", torch.Tensor.half), TypeError, "swiglu_alpha must be float32, got .*"
+    ),
+    "beta-shape": Case(
+        put("swiglu_beta", lambda t: t[:3]),
+        ValueError,
+        r"swiglu_beta must have shape \[4\], got \[3\]",
+    ),
+    "limit-dimensions": Case(
+        put("swiglu_limit", lambda t: t[:, None]),
+        ValueError,
+        r"swiglu_limit must have shape \[4\], got \[4, 1\]",
+    ),
+}
+
 MAP_CASES = {
     "dtype": Case(
         put("expert_map", torch.Tensor.long), TypeError, "expert_map must be int32, got int64"
@@ -284,6 +375,50 @@ def test_fused_moe_out_writes_nothing(case, device):
     arguments["out"].fill_(torch.nan)
     expect("fused_moe_out", arguments, case.error, case.sentence)
     assert arguments["out"].isnan().all()
+
+
+def option_arguments(device: torch.device) -> Arguments:
+    arguments = moe_arguments(device)
+    return {
+        **arguments,
+        "w13_bias": torch.randn(4, 144, device=device).bfloat16(),
+        "w2_bias": torch.randn(4, 64, device=device).bfloat16(),
+        "residual": torch.randn(5, 64, device=device).bfloat16(),
+        "swiglu_alpha": torch.ones(4, device=device),
+        "swiglu_beta": torch.ones(4, device=device),
+        "swiglu_limit": torch.ones(4, device=device),
+    }
+
+
+@pytest.mark.parametrize("op", ["fused_moe", "fused_moe_out"])
+@pytest.mark.parametrize("case", OPTION_CASES.values(), ids=OPTION_CASES.keys())
+def test_options(case, op, device):
+    arguments = option_arguments(device)
+    if op == "fused_moe_out":
+        arguments["out"] = torch.full((5, 64), torch.nan, device=device).bfloat16()
+    case.change(arguments)
+    names = {"activation": ACTIVATIONS, "gate_up_order": GATE_UP_ORDERS}
+    with pytest.raises(OPERATOR_ERRORS, match=f"{op}: {case.sentence}"):
+        getattr(torch.ops.sm80moe, op)(**arguments)
+    for name in names.keys() & arguments.keys():
+        arguments[name] = names[name][arguments[name]]
+    with pytest.raises(case.error, match=f"^{op}: {case.sentence}"):
+        getattr(torch_sm80moe, op)(**arguments)
+    if op == "fused_moe_out":
+        assert arguments["out"].isnan().all()
+
+
+def test_names_of_options(device):
+    arguments = moe_arguments(device)
+    with pytest.raises(ValueError, match=r'^fused_moe: activation must be "silu" or .*, got .swi'):
+        torch_sm80moe.fused_moe(**arguments, activation="swish")
+    with pytest.raises(ValueError, match=r'^fused_moe: gate_up_order must be "gate_up" or .*, got'):
+        torch_sm80moe.fused_moe(**arguments, gate_up_order="down")
+    for name, high in (("activation", 5), ("gate_up_order", 2)):
+        for wrong in (-1, high + 1):
+            sentence = f"fused_moe: {name} must be between 0 and {high}, got {wrong}"
+            with pytest.raises(OPERATOR_ERRORS, match=sentence):
+                torch.ops.sm80moe.fused_moe(**arguments, **{name: wrong})
 
 
 @pytest.mark.parametrize("name", ["hidden_states", "w13", "w2", "topk_weights", "topk_ids"])
@@ -541,12 +676,72 @@ def test_grouped_gemm(case, device):
 def test_epilogue(device):
     arguments = gemm_arguments(device)
     with pytest.raises(
-        ValueError, match=r"^grouped_gemm: epilogue must be \"none\" or \"swiglu\", got 'gelu'"
+        ValueError, match=r"^grouped_gemm: epilogue must be \"none\" or .*, got 'gelu'"
     ):
         torch_sm80moe.grouped_gemm(**arguments, epilogue="gelu")
     with pytest.raises(
-        OPERATOR_ERRORS, match="grouped_gemm: epilogue must be between 0 and 1, got 2"
+        OPERATOR_ERRORS, match="grouped_gemm: epilogue must be between 0 and 3, got 4"
     ):
+        torch.ops.sm80moe.grouped_gemm(**arguments, epilogue=4)
+
+
+def epilogue_options(device: torch.device) -> Arguments:
+    return {
+        "bias": torch.zeros(3, 48, device=device).bfloat16(),
+        "swiglu_limit": torch.ones(3, device=device),
+        "row_scale": torch.ones(6, device=device),
+    }
+
+
+@pytest.mark.parametrize("name", ["bias", "swiglu_limit", "row_scale"])
+@pytest.mark.parametrize("epilogue", ["none", "swiglu"])
+def test_plain_epilogues_take_no_options(epilogue, name, device):
+    given = {name: epilogue_options(device)[name]}
+    sentence = f'grouped_gemm: {name} must be None for the epilogue "{epilogue}", got a tensor'
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        torch_sm80moe.grouped_gemm(**gemm_arguments(device), epilogue=epilogue, **given)
+    number = ("none", "swiglu").index(epilogue)
+    with pytest.raises(OPERATOR_ERRORS, match=sentence):
+        torch.ops.sm80moe.grouped_gemm(**gemm_arguments(device), epilogue=number, **given)
+
+
+EPILOGUE_CASES = {
+    "bias-shape": Case(
+        put("bias", lambda t: t[:, :40]),
+        ValueError,
+        r"bias must have shape \[3, 48\], got \[3, 40\]",
+    ),
+    "bias-dtype": Case(
+        put("bias", torch.Tensor.half), TypeError, "bias must be bfloat16, got float16"
+    ),
+    "limit-shape": Case(
+        put("swiglu_limit", lambda t: t[:2]),
+        ValueError,
+        r"swiglu_limit must have shape \[3\], got \[2\]",
+    ),
+    "scale-dtype": Case(
+        put("row_scale", torch.Tensor.half), TypeError, "row_scale must be float32, got float16"
+    ),
+    "scale-shape": Case(
+        put("row_scale", lambda t: t[:5]),
+        ValueError,
+        r"row_scale must have shape \[6\], got \[5\]",
+    ),
+    "scale-stride": Case(
+        put("row_scale", lambda t: t.repeat_interleave(2)[::2]),
+        ValueError,
+        r"row_scale must be contiguous, got strides \[2\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", EPILOGUE_CASES.values(), ids=EPILOGUE_CASES.keys())
+def test_options_of_epilogues(case, device):
+    arguments = {**gemm_arguments(device), **epilogue_options(device)}
+    case.change(arguments)
+    with pytest.raises(case.error, match=f"^grouped_gemm: {case.sentence}"):
+        torch_sm80moe.grouped_gemm(**arguments, epilogue="gated")
+    with pytest.raises(OPERATOR_ERRORS, match=f"grouped_gemm: {case.sentence}"):
         torch.ops.sm80moe.grouped_gemm(**arguments, epilogue=2)
 
 

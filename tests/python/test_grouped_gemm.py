@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from torch_sm80moe import grouped_gemm, reference, tactic_table, testing
+from torch_sm80moe._options import ACTIVATIONS, GATE_UP_ORDERS
 
 DTYPES = [torch.float16, torch.bfloat16]
 EPILOGUES = ["none", "swiglu"]
@@ -101,6 +102,48 @@ def test_swiglu_where_it_saturates(device):
     out = check(a, w, offsets_of(device, 8), epilogue="swiglu")
     assert out[0, 0] == 0
     assert out[6, 0] == gates[6]
+
+
+@pytest.mark.sanitizer
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("epilogue", ["gated", "ungated"])
+def test_epilogues_with_options(epilogue, activation, dtype, device):
+    """Rows in order, and gathered with a scale for each pair; a bias for each expert."""
+    a, w = random(device, dtype, 30, 136), random(device, dtype, 4, 144, 136)
+    options = {
+        "epilogue": epilogue,
+        "activation": activation,
+        "bias": torch.randn(4, 144, device=device).to(dtype),
+        "gate_up_order": "interleaved" if epilogue == "gated" else "gate_up",
+    }
+    offsets = offsets_of(device, 11, 0, 9, 5)
+    check(a, w, offsets, row_scale=torch.randn(30, device=device), **options)
+    row_index = torch.randperm(90, device=device).int()
+    scale = torch.randn(90, device=device)
+    check(a, w, offsets, row_index, top_k=3, row_scale=scale, **options)
+    check(a, w, offsets, row_index, top_k=3, **options)
+
+
+@pytest.mark.parametrize("gate_up_order", GATE_UP_ORDERS)
+@pytest.mark.parametrize("n", [16, 48, 144, 272, 1008])
+def test_orders(n, gate_up_order, device):
+    a, w = random(device, torch.bfloat16, 40, 72), random(device, torch.bfloat16, 3, n, 72)
+    options = {"gate_up_order": gate_up_order, "bias": random(device, torch.bfloat16, 3, n)}
+    constants = {
+        name: torch.rand(3, device=device) + 0.5
+        for name in ("swiglu_alpha", "swiglu_beta", "swiglu_limit")
+    }
+    check(a, w, offsets_of(device, 20, 0, 19), epilogue="gated", **options, **constants)
+    check(a, w, offsets_of(device, 20, 0, 19), epilogue="swiglu", gate_up_order=gate_up_order)
+
+
+def test_options_of_uncovered_rows_are_not_seen(device):
+    a, w = random(device, torch.float16, 50, 64), random(device, torch.float16, 2, 64, 64)
+    bias = torch.ones(2, 64, device=device).half()
+    out = grouped_gemm(a, w, offsets_of(device, 3, 0), epilogue="ungated", bias=bias)
+    assert out[:3].any(dim=1).all()
+    assert not out[3:].any()
 
 
 @pytest.mark.gpu

@@ -47,6 +47,39 @@ def test_layer_of_a_checkpoint_shares_its_memory(device):
     assert torch.equal(layer(inputs.hidden_states), expected)
 
 
+def test_options_are_passed_on(device):
+    inputs = Problem(6).make(device)
+    tensors = {
+        "w13_bias": torch.randn(inputs.w13.shape[:2], device=device).bfloat16(),
+        "w2_bias": torch.randn(inputs.w2.shape[:2], device=device).bfloat16(),
+        "swiglu_limit": torch.rand(8, device=device),
+        "expert_map": torch.arange(8, device=device).int().flip(0),
+    }
+    options = {**tensors, "gate_up_order": "interleaved", "apply_router_weight_on_input": True}
+    experts = FusedExperts(inputs.w13, inputs.w2, **options)
+    assert set(experts.state_dict()) == {"w13", "w2", *tensors}
+    x, residual = inputs.hidden_states, torch.randn_like(inputs.hidden_states)
+    expected = fused_moe(*inputs, **options, residual=residual)
+    assert torch.equal(experts(x, *inputs[3:], residual), expected)
+
+    router_weight = torch.randn(8, 64, device=device).bfloat16()
+    layer = FusedMoE.from_weights(router_weight, inputs.w13, inputs.w2, top_k=2, **options)
+    routing = topk_route(x @ router_weight.T, 2)
+    expected = fused_moe(*inputs[:3], *routing, **options, residual=residual)
+    assert torch.equal(layer(x[None], residual[None])[0], expected)
+
+
+def test_layer_without_gates(device):
+    layer = FusedMoE(64, 40, num_experts=8, top_k=3, gated=False, activation="relu2", device=device)
+    assert layer.experts.w13.shape == (8, 40, 64)
+    assert layer(torch.randn(5, 64, device=device).bfloat16()).any()
+
+
+def test_unknown_option():
+    with pytest.raises(TypeError, match=r"^FusedExperts: options must be .*, got"):
+        FusedMoE(64, 40, num_experts=4, top_k=2, activations="relu2")
+
+
 def test_state_round_trip():
     first = FusedMoE(64, 40, num_experts=4, top_k=2)
     second = FusedMoE(64, 40, num_experts=4, top_k=2)

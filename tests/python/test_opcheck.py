@@ -32,6 +32,26 @@ def test_expert_map(device):
     check(OPERATORS.sort_by_expert, inputs.topk_ids, 4, expert_map=expert_map)
 
 
+@pytest.mark.parametrize("gated", [True, False])
+def test_options(gated, device):
+    inputs = Problem(5, 4, 2).make(device)
+    w13 = inputs.w13 if gated else inputs.w13[:, :72]
+    options = {
+        "w13_bias": torch.randn(w13.shape[:2], device=device).bfloat16(),
+        "w2_bias": torch.randn(4, 64, device=device).bfloat16(),
+        "gated": gated,
+        "activation": 0 if gated else 4,
+        "gate_up_order": 2 if gated else 0,
+        "swiglu_limit": torch.full((4,), 7.0, device=device) if gated else None,
+        "apply_router_weight_on_input": True,
+        "residual": torch.randn(5, 64, device=device).bfloat16(),
+        "batch_invariant": True,
+    }
+    inputs = inputs._replace(w13=w13)
+    check(OPERATORS.fused_moe, *inputs, **options)
+    check(OPERATORS.fused_moe_out, *inputs, torch.empty_like(inputs.hidden_states), **options)
+
+
 def test_fused_moe_without_tokens(device):
     inputs = Problem(0, 4, 2).make(device)
     check(OPERATORS.fused_moe, *inputs)
@@ -69,6 +89,16 @@ def test_grouped_gemm(epilogue, device):
     row_index = torch.arange(9, device=device).int()
     check(OPERATORS.grouped_gemm, a, w, offsets, epilogue=epilogue)
     check(OPERATORS.grouped_gemm, a, w, offsets, row_index, top_k=2, epilogue=epilogue)
+
+
+@pytest.mark.parametrize("epilogue", [2, 3])
+def test_grouped_gemm_with_options(epilogue, device):
+    a = torch.randn(6, 64, device=device).half()
+    w = torch.randn(2, 48, 64, device=device).half()
+    offsets = torch.tensor([0, 2, 5], device=device).int()
+    bias, scale = torch.randn(2, 48, device=device).half(), torch.rand(6, device=device)
+    options = {"bias": bias, "row_scale": scale, "activation": 1, "epilogue": epilogue}
+    check(OPERATORS.grouped_gemm, a, w, offsets, **options)
 
 
 def test_grouped_mm(device):

@@ -9,6 +9,8 @@ import torch
 from torch_sm80moe import reference, testing
 from torch_sm80moe.testing import HAZARDS, Problem
 
+SWIGLU = ("swiglu_alpha", "swiglu_beta", "swiglu_limit")
+
 
 def naive_fused_moe(x, w13, w2, topk_weights, topk_ids) -> torch.Tensor:
     """Go token by token and choice by choice, as the formula does."""
@@ -50,6 +52,75 @@ def test_fused_moe_is_the_composition_of_its_parts():
     rows = reference.grouped_gemm(intermediate, inputs.w2, offsets, dtype=torch.float64)
     out = reference.combine(rows, inputs.topk_weights, row_position, dtype=torch.float64)
     torch.testing.assert_close(out, naive_fused_moe(*inputs), rtol=1e-12, atol=1e-12)
+
+
+NAIVE_ACTIVATIONS = {
+    "silu": lambda x: x / (1 + math.exp(-x)),
+    "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+    "relu": lambda x: max(x, 0.0),
+    "relu2": lambda x: max(x, 0.0) ** 2,
+    "identity": lambda x: x,
+}
+
+
+def naive_row(x, scale, w13, bias, options, constants) -> list[float]:
+    """Compute one row of the intermediate, element by element."""
+    act = NAIVE_ACTIVATIONS[options["activation"]]
+    columns = [
+        float(w.double() @ x.double()) * scale + float(b) for w, b in zip(w13, bias, strict=True)
+    ]
+    if not options["gated"]:
+        return [act(c) for c in columns]
+    half = len(columns) // 2
+    gates_and_ups = {
+        "gate_up": (columns[:half], columns[half:]),
+        "up_gate": (columns[half:], columns[:half]),
+        "interleaved": (columns[::2], columns[1::2]),
+    }[options["gate_up_order"]]
+    row = []
+    for gate, up in zip(*gates_and_ups, strict=True):
+        if constants is None:
+            row.append(act(gate) * up)
+            continue
+        alpha, beta, limit = constants
+        gate, up = min(gate, limit), max(-limit, min(up, limit))
+        row.append(gate / (1 + math.exp(-alpha * gate)) * (up + beta))
+    return row
+
+
+def test_fused_moe_with_options():
+    swiglu = [torch.rand(4) + 0.5 for _ in range(3)]
+    for activation in NAIVE_ACTIVATIONS:
+        for gated, order in ((False, "gate_up"), (True, "up_gate"), (True, "interleaved")):
+            for on_input in (False, True):
+                constants = swiglu if gated and activation == "silu" and on_input else None
+                inputs = Problem(5, 4, 3, 16, 24, hazard="out_of_range").make()
+                x, w13, w2, weights, ids = inputs._replace(w13=inputs.w13[:, : 48 if gated else 24])
+                biases = torch.randn(w13.shape[:2]).bfloat16(), torch.randn(4, 16).bfloat16()
+                residual = torch.randn(5, 16).bfloat16()
+                options = {"activation": activation, "gated": gated, "gate_up_order": order}
+                expected = residual.double()
+                for token in range(5):
+                    for choice in range(3):
+                        e, weight = int(ids[token, choice]), float(weights[token, choice])
+                        if 0 <= e < 4:
+                            before, after = (weight, 1.0) if on_input else (1.0, weight)
+                            own = None if constants is None else [float(c[e]) for c in constants]
+                            row = naive_row(x[token], before, w13[e], biases[0][e], options, own)
+                            y = w2[e].double() @ torch.tensor(row, dtype=torch.float64)
+                            expected[token] += after * (y + biases[1][e].double())
+                out = reference.fused_moe(
+                    *(x, w13, w2, weights, ids),
+                    w13_bias=biases[0],
+                    w2_bias=biases[1],
+                    **options,
+                    **({} if constants is None else dict(zip(SWIGLU, constants, strict=True))),
+                    apply_router_weight_on_input=on_input,
+                    residual=residual,
+                    dtype=torch.float64,
+                )
+                torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_topk_route():

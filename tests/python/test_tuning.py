@@ -245,7 +245,7 @@ def test_files_are_read_when_cuda_starts():
         ([[2, 0, 8, 64, 64, 1, 99]], "tactic must be between 0 and .*, got 99"),
         ([[2, 0, 8, 64, 64, 1, -1]], "tactic must be between 0 and .*, got -1"),
         ([[0, 0, 8, 64, 64, 1, 0]], "dtype must be between 1 and 2, got 0"),
-        ([[2, 2, 8, 64, 64, 1, 0]], "epilogue must be between 0 and 1, got 2"),
+        ([[2, 4, 8, 64, 64, 1, 0]], "epilogue must be between 0 and 3, got 4"),
         ([[2, 0, 0, 64, 64, 1, 0]], "num_experts must be between 1 and 1024, got 0"),
         ([[2, 0, 8, 0, 64, 1, 0]], "n must be between 1 and .*, got 0"),
         ([[2, 0, 8, 64, 0, 1, 0]], "k must be between 1 and .*, got 0"),

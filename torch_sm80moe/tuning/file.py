@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from torch_sm80moe import _ops, _shapes
+from torch_sm80moe import _ops, _options, _shapes
 from torch_sm80moe._build import build_info
 from torch_sm80moe._version import __version__
 
@@ -87,7 +87,7 @@ class Tuning:
         return [
             [
                 _shapes.DTYPES.index(gemm.dtype),
-                _shapes.EPILOGUES.index(gemm.epilogue),
+                _options.EPILOGUES.index(gemm.epilogue),
                 *(gemm.num_experts, gemm.n, gemm.k, gemm.num_rows),
                 min(times, key=times.__getitem__),
             ]
@@ -164,7 +164,7 @@ def _measurement(row: Any) -> tuple[Gemm, Times]:
     times = _get(row, "us", dict)
     if (
         gemm.dtype not in _shapes.DTYPES
-        or gemm.epilogue not in _shapes.EPILOGUES
+        or gemm.epilogue not in _options.EPILOGUES
         or not 1 <= gemm.num_experts <= _shapes.MAX_EXPERTS
         or not all(1 <= size <= _MAX_INT for size in (gemm.n, gemm.k, gemm.num_rows))
         or not times

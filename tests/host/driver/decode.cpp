@@ -1,4 +1,5 @@
 // decode tokens=2 top_k=4 experts=8 hidden=72 intermediate=40 seed=1: the whole layer for few rows.
+// Options are those of driver/epilogue.h, weigh_input=1, w2_bias=1 and residual=1.
 
 #include "decode/decode.h"
 
@@ -6,6 +7,7 @@
 #include <limits>
 
 #include "driver/commands.h"
+#include "driver/epilogue.h"
 #include "driver/tensor.h"
 #include "runtime/settings.h"
 
@@ -13,6 +15,7 @@ namespace driver {
 namespace {
 
 using sm80moe::ElementType;
+using sm80moe::decode::FirstKernel;
 using sm80moe::decode::LayerArgs;
 
 constexpr uint16_t kUntouched = 0xffff;  // the poison of fresh device memory
@@ -21,6 +24,7 @@ struct Shape {
   ElementType type;
   int tokens, top_k, experts, hidden, intermediate;
   int pad;  // elements after each row of 16-bit elements, choices after each token's
+  int gates;
   int num_pairs() const { return tokens * top_k; }
 };
 
@@ -35,7 +39,8 @@ Shape read_shape(const Options& options) {
           number("experts", 8),
           number("hidden", 72),
           number("intermediate", 40),
-          number("pad", 0)};
+          number("pad", 0),
+          number("gated", 1) ? 2 : 1};
 }
 
 // A tensor of short fractions.
@@ -56,12 +61,23 @@ class Problem {
       : shape_(shape),
         map_(options.number("map", 0), shape.experts, random),
         x_("hidden_states", shape.tokens, shape.hidden, shape, random),
-        w13_("w13", shape.experts * 2 * shape.intermediate, shape.hidden, shape, random),
+        weigh_input_(options.number("weigh_input", 0)),
+        has_w2_bias_(options.number("w2_bias", 0)),
+        has_residual_(options.number("residual", 0)),
+        epilogue_(options, true, shape.experts, shape.gates * shape.intermediate, shape.pad,
+                  shape.type, random),
+        w13_("w13", shape.experts * shape.gates * shape.intermediate, shape.hidden, shape, random),
         w2_("w2", shape.experts * shape.hidden, shape.intermediate, shape, random),
+        w2_bias_("w2_bias", has_w2_bias_ ? shape.experts : 0, shape.hidden, shape, random),
         weights_("topk_weights", shape.tokens, shape.top_k, shape.top_k + shape.pad),
         ids_("topk_ids", shape.tokens, shape.top_k, shape.top_k + shape.pad),
         intermediate_("intermediate", shape.num_pairs(), shape.intermediate, shape.intermediate),
         out_("out", shape.tokens, shape.hidden, shape.hidden + shape.pad) {
+    for (int t = 0; has_residual_ && t < shape.tokens; ++t)
+      for (int h = 0; h < shape.hidden; ++h) {
+        residual_.push_back(to_bits(short_fraction(random), shape.type));
+        out_.set(t, h, residual_.back());
+      }
     const std::string ids = options.text("ids", "any");
     const std::string weights = options.text("weights", "short");
     for (int pair = 0; pair < shape.num_pairs(); ++pair) {
@@ -79,15 +95,17 @@ class Problem {
   LayerArgs args() const {
     LayerArgs args{};
     args.hidden_states = x_.data();
-    args.w13 = w13_.data();
+    const ColumnRows rows = epilogue_.gated() ? epilogue_.rows() : ColumnRows{0, 2, 1};
+    args.w13 = w13_.data() + rows.first * w13_.stride();
     args.w2 = w2_.data();
     args.topk_weights = weights_.data();
     args.topk_ids = {ids_.data(), ids_.stride(), sizeof(Id) == 8, map_.data(), map_.num_ids()};
     args.intermediate = intermediate_.data();
     args.out = out_.data();
     args.hidden_states_row_stride = x_.stride();
-    args.w13_row_stride = w13_.stride();
-    args.w13_expert_stride = 2 * shape_.intermediate * w13_.stride();
+    args.w13_column_stride = rows.step * w13_.stride();
+    args.w13_second_row = rows.second * w13_.stride();
+    args.w13_expert_stride = shape_.gates * shape_.intermediate * w13_.stride();
     args.w2_row_stride = w2_.stride();
     args.w2_expert_stride = shape_.hidden * w2_.stride();
     args.topk_weights_row_stride = weights_.stride();
@@ -97,6 +115,15 @@ class Problem {
     args.num_experts = shape_.experts;
     args.hidden_size = shape_.hidden;
     args.intermediate_size = shape_.intermediate;
+    args.first_kernel = !epilogue_.gated()                        ? FirstKernel::kUngated
+                        : epilogue_.has_options() || weigh_input_ ? FirstKernel::kGated
+                                                                  : FirstKernel::kSwiglu;
+    args.epilogue = epilogue_.args(rows);
+    args.weighs_input = weigh_input_;
+    args.residual = has_residual_ ? out_.data() : nullptr;
+    args.residual_row_stride = out_.stride();
+    args.w2_bias = has_w2_bias_ ? w2_bias_.data() : nullptr;
+    args.w2_bias_expert_stride = w2_bias_.stride();
     return args;
   }
 
@@ -131,15 +158,17 @@ class Problem {
       if (bits != kUntouched) wrong_result(where + " must stay untouched");
       return;
     }
-    const int64_t gate_row = expert(pair) * 2 * shape_.intermediate + i;
-    double gate = 0, up = 0;
-    for (int h = 0; h < shape_.hidden; ++h) {
-      gate += x_.value(token(pair), h) * w13_.value(gate_row, h);
-      up += x_.value(token(pair), h) * w13_.value(gate_row + shape_.intermediate, h);
-    }
-    const double wanted = gate / (1 + std::exp(-gate)) * up, got = to_double(bits, shape_.type);
-    // The sums are exact, silu adds fp32's own error to the rounding.
-    if (!(std::fabs(got - wanted) <= 1.01 * half_ulp(wanted, shape_.type)))
+    const int64_t first_row = expert(pair) * shape_.gates * shape_.intermediate;
+    const auto sum = [&](int row) {
+      double sum = 0;
+      for (int h = 0; h < shape_.hidden; ++h)
+        sum += x_.value(token(pair), h) * w13_.value(first_row + row, h);
+      return weigh_input_ ? sum * weights_.at(token(pair), choice(pair)) : sum;
+    };
+    const int e = static_cast<int>(expert(pair));
+    const double wanted = epilogue_.value(e, i, sum), got = to_double(bits, shape_.type);
+    // The sums are exact, activations add fp32's own error to the rounding.
+    if (!(std::fabs(got - wanted) <= epilogue_.allowed(e, i, sum, wanted)))
       wrong_result(where + simt::format(" must be %g, got %g", wanted, got));
   }
 
@@ -147,6 +176,8 @@ class Problem {
   // of the choices. A token is not judged where fp32's error may decide how a product is rounded.
   void check_out(int t, int h) const {
     float wanted = 0;
+    if (has_residual_)
+      wanted = static_cast<float>(to_double(residual_[t * shape_.hidden + h], shape_.type));
     for (int pair = t * shape_.top_k; pair < (t + 1) * shape_.top_k; ++pair) {
       if (!is_valid(pair)) continue;
       double product = 0, size = 0;
@@ -161,8 +192,9 @@ class Problem {
       if (rounded != to_bits(product - error, shape_.type) ||
           rounded != to_bits(product + error, shape_.type))
         return;
-      wanted = std::fma(weights_.at(t, choice(pair)),
-                        static_cast<float>(to_double(rounded, shape_.type)), wanted);
+      auto row = static_cast<float>(to_double(rounded, shape_.type));
+      if (has_w2_bias_) row += static_cast<float>(w2_bias_.value(expert(pair), h));
+      wanted = std::fma(weigh_input_ ? 1.0f : weights_.at(t, choice(pair)), row, wanted);
     }
     const double got = to_double(out_.at(t, h), shape_.type);
     const double exact = to_double(to_bits(wanted, shape_.type), shape_.type);
@@ -172,10 +204,15 @@ class Problem {
 
   const Shape shape_;
   const ExpertMap map_;
-  const Matrix x_, w13_, w2_;
+  const Matrix x_;
+  const bool weigh_input_, has_w2_bias_, has_residual_;
+  const Epilogue epilogue_;
+  const Matrix w13_, w2_, w2_bias_;
   Tensor<float> weights_;
   Tensor<Id> ids_;
-  const Tensor<uint16_t> intermediate_, out_;
+  const Tensor<uint16_t> intermediate_;
+  Tensor<uint16_t> out_;            // holds the residual before the run
+  std::vector<uint16_t> residual_;  // of which this is a copy
 };
 
 template <class Id>

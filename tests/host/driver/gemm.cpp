@@ -1,9 +1,11 @@
-// gemm table=kBf16Store tactic=3 rows=5,0,17 n=136 k=72 seed=1: one grouped GEMM.
+// gemm table=kBf16Store tactic=3 rows=5,0,17 n=136 k=72 seed=1: one grouped GEMM. Options of its
+// epilogue are those of driver/epilogue.h, and scale=1.
 
 #include <cstdio>
 #include <numeric>
 
 #include "driver/commands.h"
+#include "driver/epilogue.h"
 #include "driver/instances.h"
 #include "driver/tensor.h"
 #include "gemm/problem.h"
@@ -46,41 +48,56 @@ Shape read_shape(const Options& options) {
 
 class Problem {
  public:
-  Problem(const Shape& shape, const Instance& instance, simt::Random random)
+  Problem(const Shape& shape, const Instance& instance, const Options& options, simt::Random random)
       : shape_(shape),
         type_(instance.type),
-        swiglu_(instance.epilogue == EpilogueKind::kSwiglu),
-        out_n_(swiglu_ ? shape.n / 2 : shape.n),
+        stores_sums_(instance.epilogue == EpilogueKind::kStore),
+        has_scale_(options.number("scale", 0)),
+        epilogue_(options, sm80moe::gemm::is_gated(instance.epilogue), shape.num_experts(), shape.n,
+                  shape.pad, instance.type, random),
+        out_n_(epilogue_.num_columns()),
         a_("a", shape.num_source_rows(), shape.k, shape.k + shape.pad),
         w_("w", w_expert_stride() / w_row_stride() * (shape.num_experts() - 1) + shape.n, shape.k,
            shape.k + shape.pad),
         row_index_("row_index", shape.top_k ? shape.num_rows() : 0),
         expert_offsets_("expert_offsets", shape.num_experts() + 1),
         tile_counter_("tile_counter", 1),
+        row_scale_("row_scale", has_scale_ ? shape.num_source_rows() : 0, num_choices(),
+                   num_choices() + shape.pad),
         out_("out", shape.num_rows(), out_n_, out_n_) {
     tile_counter_.set_flat(0, 0);
     fill_operands(random);
     fill_row_index(random);
     fill_offsets(random);
+    for (int row = 0; has_scale_ && row < shape.num_source_rows(); ++row)
+      for (int choice = 0; choice < num_choices(); ++choice)
+        row_scale_.set(row, choice, static_cast<float>(short_fraction(random)));
   }
 
   GroupedGemmArgs args() const {
     GroupedGemmArgs args{};
     args.a = a_.data();
-    args.w = w_.data();
+    const ColumnRows rows = epilogue_.rows();
+    args.w = w_.data() + rows.first * w_row_stride();
     args.row_index = shape_.top_k ? row_index_.data() : nullptr;
     args.expert_offsets = expert_offsets_.data();
     args.tile_counter = tile_counter_.data();
     args.out = out_.data();
     args.a_row_chunks = static_cast<uint32_t>(a_.stride() / kElementsPerChunk);
-    args.w_row_bytes = static_cast<uint32_t>(w_.stride() * sizeof(uint16_t));
+    const int64_t w_row_bytes = w_row_stride() * static_cast<int64_t>(sizeof(uint16_t));
+    args.w_column_bytes = static_cast<uint32_t>(rows.step * w_row_bytes);
+    args.w_up_bytes = rows.second * w_row_bytes;
     args.w_expert_bytes = w_expert_stride() * sizeof(uint16_t);
     args.num_rows = shape_.num_rows();
     args.num_source_rows = shape_.num_source_rows();
-    args.top_k = std::max(shape_.top_k, 1);
+    args.top_k = num_choices();
     args.num_experts = shape_.num_experts();
     args.n = shape_.n;
     args.k = shape_.k;
+    args.gated = epilogue_.gated();
+    args.epilogue = epilogue_.args(rows);
+    args.row_scale = has_scale_ ? row_scale_.data() : nullptr;
+    args.row_scale_stride = row_scale_.stride();
     return args;
   }
 
@@ -88,7 +105,7 @@ class Problem {
     int row = 0;
     for (int expert = 0; expert < shape_.num_experts(); ++expert)
       for (int i = 0; i < shape_.rows[expert]; ++i, ++row)
-        for (int col = 0; col < out_n_; ++col) check_element(row, col, expected(expert, row, col));
+        for (int col = 0; col < out_n_; ++col) check_element(expert, row, col);
     for (; row < shape_.num_rows(); ++row)
       for (int col = 0; col < out_n_; ++col)
         if (out_.at(row, col) != kUntouched) wrong_result(where(row, col) + " must stay untouched");
@@ -98,6 +115,7 @@ class Problem {
   static constexpr uint16_t kUntouched = 0xffff;  // the poison of fresh device memory
   static constexpr int kElementsPerChunk = 8;     // of 16 bytes
 
+  int num_choices() const { return std::max(shape_.top_k, 1); }
   int64_t w_row_stride() const { return shape_.k + shape_.pad; }
   int64_t w_expert_stride() const { return w_row_stride() * (shape_.n + shape_.pad); }
 
@@ -142,20 +160,19 @@ class Problem {
     for (int k = 0; k < shape_.k; ++k)
       sum += to_double(a_.at(source, k), type_) *
              to_double(w_[expert * w_expert_stride() + w_row * w_row_stride() + k], type_);
-    return sum;
+    if (!has_scale_) return sum;
+    return sum * row_scale_.at(source, shape_.top_k ? row_index_[row] % shape_.top_k : 0);
   }
 
-  double expected(int expert, int row, int col) const {
-    if (!swiglu_) return dot(expert, row, col);
-    const double gate = dot(expert, row, col), up = dot(expert, row, out_n_ + col);
-    return gate / (1 + std::exp(-gate)) * up;
-  }
-
-  // Sums are exact, so only the rounding to 16 bits is left; silu adds fp32's own error to it.
-  void check_element(int row, int col, double wanted) const {
+  // Sums are exact, so only the rounding to 16 bits is left; activations add fp32's own error to
+  // it.
+  void check_element(int expert, int row, int col) const {
+    const auto sum = [&](int w_row) { return dot(expert, row, w_row); };
     const double got = to_double(out_.at(row, col), type_);
-    const bool right = swiglu_ ? std::fabs(got - wanted) <= 1.01 * half_ulp(wanted, type_)
-                               : got == to_double(to_bits(wanted, type_), type_);
+    const double wanted = stores_sums_ ? sum(col) : epilogue_.value(expert, col, sum);
+    const bool right = stores_sums_
+                           ? got == to_double(to_bits(wanted, type_), type_)
+                           : std::fabs(got - wanted) <= epilogue_.allowed(expert, col, sum, wanted);
     if (!right) wrong_result(where(row, col) + simt::format(" must be %g, got %g", wanted, got));
   }
 
@@ -163,10 +180,12 @@ class Problem {
 
   const Shape shape_;
   const ElementType type_;
-  const bool swiglu_;
+  const bool stores_sums_, has_scale_;
+  const Epilogue epilogue_;
   const int out_n_;
   Tensor<uint16_t> a_, w_;
   Tensor<int32_t> row_index_, expert_offsets_, tile_counter_;
+  Tensor<float> row_scale_;
   Tensor<uint16_t> out_;
 };
 
@@ -182,9 +201,9 @@ void run_list(const Options&) {
   using namespace sm80moe::gemm;
   for (const Instance& instance : instances()) {
     const Tactic& tactic = kTactics[instance.tactic];
-    const bool swiglu = instance.epilogue == EpilogueKind::kSwiglu;
-    std::printf("instance table=%s tactic=%d swiglu=%d reachable=%d cta_m=%d cta_n=%d cta_k=%d ",
-                instance.table.c_str(), instance.tactic, swiglu, instance.reachable, tactic.cta_m,
+    const bool gated = is_gated(instance.epilogue);
+    std::printf("instance table=%s tactic=%d gated=%d reachable=%d cta_m=%d cta_n=%d cta_k=%d ",
+                instance.table.c_str(), instance.tactic, gated, instance.reachable, tactic.cta_m,
                 tactic.cta_n, tactic.cta_k);
     std::printf("warps_m=%d warps_n=%d warps_k=%d stages=%d\n", tactic.warps_m, tactic.warps_n,
                 tactic.warps_k, tactic.stages);
@@ -197,7 +216,7 @@ void run_gemm(const Options& options) {
   const Shape shape = read_shape(options);
   simt::settings().check_global_races = !shape.garbage_offsets;
 
-  const Problem problem(shape, instance, simt::Random(simt::settings().seed));
+  const Problem problem(shape, instance, options, simt::Random(simt::settings().seed));
   sm80moe::DeviceInfo info;
   cudaError_t status = sm80moe::get_device_info(0, &info);
   if (status == cudaSuccess) status = instance.launch(problem.args(), 0, info, nullptr);

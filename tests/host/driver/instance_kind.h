@@ -7,6 +7,7 @@
 
 #include "driver/instances.h"
 #include "gemm/epilogue.cuh"
+#include "gemm/general_epilogue.cuh"
 
 namespace driver {
 
@@ -16,12 +17,15 @@ constexpr sm80moe::ElementType element_type() {
                                         : sm80moe::ElementType::kBFloat16;
 }
 
+// The general epilogue is gated unless a run's options say otherwise.
 template <class Epilogue>
 constexpr sm80moe::gemm::EpilogueKind epilogue_kind() {
   using namespace sm80moe::gemm;
-  static_assert(
-      std::is_same<Epilogue, StoreEpilogue>::value || std::is_same<Epilogue, SwigluEpilogue>::value,
-      "a new epilogue needs its reference in driver/gemm.cpp");
+  if (std::is_same<Epilogue, GeneralEpilogue>::value) return EpilogueKind::kGated;
+  static_assert(std::is_same<Epilogue, StoreEpilogue>::value ||
+                    std::is_same<Epilogue, SwigluEpilogue>::value ||
+                    std::is_same<Epilogue, GeneralEpilogue>::value,
+                "a new epilogue needs its reference in driver/gemm.cpp");
   return std::is_same<Epilogue, SwigluEpilogue>::value ? EpilogueKind::kSwiglu
                                                        : EpilogueKind::kStore;
 }

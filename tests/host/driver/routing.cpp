@@ -102,6 +102,9 @@ void run_combine(const Options& options) {
   const int hidden = static_cast<int>(options.number("hidden", 8));
   const int pad = static_cast<int>(options.number("pad", 0));
   const bool wrong_position = options.number("wrong_position", 0);
+  const bool unweighted = options.number("unweighted", 0);
+  const bool has_residual = options.number("residual", 0);
+  const int experts = static_cast<int>(options.number("bias", 0));  // 0: there are no biases
   const int num_rows = tokens * top_k;
 
   simt::Random random(simt::settings().seed);
@@ -109,6 +112,17 @@ void run_combine(const Options& options) {
   Tensor<float> weights("topk_weights", tokens, top_k, top_k + pad);
   Tensor<int32_t> position("row_position", tokens, top_k, top_k);
   Tensor<uint16_t> out("out", tokens, hidden, hidden + pad);
+  Tensor<uint16_t> bias("bias", experts, hidden, hidden + pad);
+  Tensor<int32_t> ids("topk_ids", experts ? tokens : 0, top_k, top_k + pad);
+  for (int expert = 0; expert < experts; ++expert)
+    for (int col = 0; col < hidden; ++col)
+      bias.set(expert, col, to_bits(short_fraction(random), type));
+  // The residual is where the result will be.
+  std::vector<double> residual(tokens * hidden);
+  for (int i = 0; has_residual && i < tokens * hidden; ++i) {
+    residual[i] = short_fraction(random);
+    out.set(i / hidden, i % hidden, to_bits(residual[i], type));
+  }
   const int wrong[] = {-1, num_rows, INT32_MIN, INT32_MAX};
   for (int row = 0; row < num_rows; ++row) {
     for (int col = 0; col < hidden; ++col)
@@ -116,6 +130,7 @@ void run_combine(const Options& options) {
     const int target = wrong_position && row % 2 ? wrong[row / 2 % 4] : num_rows - 1 - row;
     position.set_flat(row, target);
     weights.set(row / top_k, row % top_k, static_cast<float>(short_fraction(random)));
+    if (experts) ids.set(row / top_k, row % top_k, static_cast<int>(random.below(experts)));
   }
 
   sm80moe::routing::CombineArgs args{};
@@ -130,15 +145,23 @@ void run_combine(const Options& options) {
   args.num_tokens = tokens;
   args.top_k = top_k;
   args.hidden_size = hidden;
+  args.unweighted = unweighted;
+  args.residual = has_residual ? out.data() : nullptr;
+  args.residual_stride = out.stride();
+  args.bias = experts ? bias.data() : nullptr;
+  args.bias_stride = bias.stride();
+  args.topk_ids = {ids.data(), ids.stride(), false, nullptr, experts};
+  args.num_experts = experts;
   check_status(sm80moe::routing::combine(args, type, nullptr));
 
   for (int t = 0; t < tokens; ++t)
     for (int col = 0; col < hidden; ++col) {
-      double sum = 0;
+      double sum = residual[t * hidden + col];
       for (int j = 0; j < top_k; ++j) {
         const int row = position.at(t, j);
-        if (row >= 0 && row < num_rows)
-          sum += weights.at(t, j) * to_double(rows.at(row, col), type);
+        if (row < 0 || row >= num_rows) continue;
+        const double more = experts ? to_double(bias.at(ids.at(t, j), col), type) : 0;
+        sum += (unweighted ? 1 : weights.at(t, j)) * (to_double(rows.at(row, col), type) + more);
       }
       const double got = to_double(out.at(t, col), type),
                    exact = to_double(to_bits(sum, type), type);

@@ -1,6 +1,7 @@
 // select device=a100 rows=8 experts=128 n=1536 k=2048: the tactic that a GPU would get. Runs
-// nothing. measured=64,2,512,5 says that 2 was the fastest at 64 rows and 5 at 512; measured_n=...
-// and the like say that it was measured of another GEMM.
+// nothing. batch_invariant=1 leaves those that add up in one order. measured=64,2,512,5 says that 2
+// was the fastest at 64 rows and 5 at 512; measured_n=... and the like say that it was measured of
+// another GEMM.
 
 #include <cstdio>
 #include <map>
@@ -30,7 +31,7 @@ GemmProblem read_problem(const Options& options) {
     return static_cast<int>(options.number(name, otherwise));
   };
   return {sm80moe::ElementType::kBFloat16,
-          EpilogueKind::kStore,
+          static_cast<EpilogueKind>(number("epilogue", 0)),
           {number("rows", 1), number("experts", 8), number("n", 4096), number("k", 4096)}};
 }
 
@@ -63,19 +64,21 @@ void run_select(const Options& options) {
   info.smem_per_cta = static_cast<int>(options.number("smem", info.smem_per_cta));
   const GemmProblem gemm = read_problem(options);
 
-  const int estimated = choose_tactic(gemm, kDevice, info);
+  const auto among = options.number("batch_invariant", 0) ? Tactics::kOneOrder : Tactics::kAll;
+  const auto choose = [&] { return choose_tactic(gemm, among, kDevice, info); };
+  const int estimated = choose();
   measure(options, gemm);
-  const int selected = choose_tactic(gemm, kDevice, info);
-  if (choose_tactic(gemm, kDevice, info) != selected) wrong_result("a choice must stay the same");
+  const int selected = choose();
+  if (choose() != selected) wrong_result("a choice must stay the same");
   set_tuning(kDevice, {});
-  if (choose_tactic(gemm, kDevice, info) != estimated)
-    wrong_result("without measurements the estimate must decide again");
+  if (choose() != estimated) wrong_result("without measurements the estimate must decide again");
 
   std::printf("selected %d\n", selected);
   if (selected == kNoTactic) return;
   const int smem =
       smem_bytes(launch_table_for(gemm.type, gemm.epilogue), selected, gemm.shape.num_experts);
-  std::printf("cta_m %d smem %d\n", kTactics[selected].cta_m, smem);
+  std::printf("cta_m %d smem %d warps_k %d\n", kTactics[selected].cta_m, smem,
+              kTactics[selected].warps_k);
 }
 
 }  // namespace driver
