@@ -19,6 +19,16 @@ from torch_sm80moe import _ops
 _BELOW_AUTOGRAD = torch._C._after_autograd_keyset
 
 
+def refuse_gradients(operator: str, arguments: dict[str, Any]) -> None:
+    """Raise what the operator raises for arguments that ask for a derivative."""
+    overload = _ops.overload(operator)
+    any_requires_grad = torch._C._any_requires_grad
+    if torch.is_grad_enabled() and any_requires_grad(**arguments):
+        _refuse(overload, any_requires_grad, "require grad", (), arguments)
+    if forward_ad._current_level >= 0 and _has_tangent(*arguments.values()):
+        _refuse(overload, _has_tangent, "have a tangent", (), arguments)
+
+
 def _refusing(operator: str) -> Callable[..., Any]:
     overload = _ops.overload(operator)
     redispatch = overload.redispatch

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torch_sm80moe import _ops, _settings, _shapes
+from torch_sm80moe import _cublas, _ops, _settings, _shapes
 from torch_sm80moe._options import (
     ACTIVATIONS,
     EPILOGUES,
@@ -19,6 +19,8 @@ from torch_sm80moe._options import (
     EpilogueOptions,
     LayerOptions,
 )
+
+_SM80MOE = "sm80moe"  # the backend that calls the operator
 
 
 class Tactic(NamedTuple):
@@ -56,6 +58,7 @@ def fused_moe(
     batch_invariant: bool = False,
     tactic_w13: int = -1,
     tactic_w2: int = -1,
+    backend: str = _SM80MOE,
 ) -> torch.Tensor:
     """Run the experts that the router chose, and sum their outputs by its weights.
 
@@ -102,6 +105,9 @@ def fused_moe(
             `batch_invariant` it must have `warps_k` 1; with biases of the first GEMM, its
             activations, or weights on the input `cta_m` at most 128.
         tactic_w2: the same for the second GEMM.
+        backend: "sm80moe", or "cublas" to compare with: the same numbers by torch's own matrix
+            products, without operator. It synchronises, and refuses to be captured, a tactic, and
+            `batch_invariant`; see `docs/interfaces.md`.
 
     Returns:
         `[T, H]`, dtype of `hidden_states`, contiguous, freshly allocated; empty if T is 0.
@@ -149,6 +155,18 @@ def fused_moe(
         "residual": residual,
         "batch_invariant": batch_invariant,
     }
+    if backend != _SM80MOE:
+        _number("fused_moe", "backend", backend, (_SM80MOE, "cublas"))
+        return _cublas.fused_moe(
+            hidden_states,
+            w13,
+            w2,
+            topk_weights,
+            topk_ids,
+            LayerOptions(**options),
+            tactic_w13=tactic_w13,
+            tactic_w2=tactic_w2,
+        )
     try:
         return _ops.fused_moe(
             hidden_states,

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from torch_sm80moe import functional, layers
+from torch_sm80moe.compat.flashinfer import layer, runner
+from torch_sm80moe.compat.vllm import experts, routers
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -39,7 +41,11 @@ def test_example(name, printed, device):
     assert printed in process.stdout
 
 
-@pytest.mark.parametrize("module", [functional, layers], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module",
+    [functional, layers, layer, runner, experts, routers],
+    ids=lambda module: module.__name__,
+)
 def test_docstrings(module):
     results = doctest.testmod(module)
     assert results.attempted > 0
