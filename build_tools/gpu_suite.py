@@ -3,11 +3,10 @@
     python -m build_tools.gpu_suite [--wheel dist/NAME.whl] [--out tests/gpu_receipt.json]
 
 It installs the wheel into an empty folder, copies the tests beside it (so that the sources of this
-tree cannot be imported by accident), and runs the tests marked `gpu`, then those marked `sanitizer`
-under both tools of compute-sanitizer: these slow down whatever shares the GPU, and each other less
-than they wait for themselves, so that every file of tests gets a process.
-Each test of the compiler gets a process of its own beside the others: it waits for compilers, on
-one core, and its crash is one failure. No network is used; torch and pytest must be installed.
+tree cannot be imported by accident), and runs the tests marked `gpu`, and those marked `sanitizer`
+under both tools of compute-sanitizer, in many processes at once: most of a test's time is spent on
+the CPU. Tests of the compiler get a process each, so that the crash of one is one failure. No
+network is used; torch and pytest must be installed.
 """
 
 import argparse
@@ -28,11 +27,11 @@ from pathlib import Path
 from build_tools.receipt import RECEIPT, ROOT, sources_sha256
 
 # Not initcheck: with only our kernels watched, what torch's kernels wrote would count as unwritten.
-SANITIZERS = ("memcheck", "racecheck")
+SANITIZERS = ("racecheck", "memcheck")  # the longer first
 KERNEL_TESTS = "gpu and not compile"
 COMPILER_TESTS = "gpu and compile"
 SANITIZER_TESTS = "sanitizer and gpu"
-COMPILERS_AT_ONCE = 8
+PROCESSES_AT_ONCE = 16
 # These test the build and the sources, not the kernels on a device, and import from this tree.
 _NOT_COPIED = ("packaging", "build_tools", "host", "__pycache__", RECEIPT.name)
 
@@ -82,12 +81,13 @@ class Suite:
 
     def collect(self, marker: str) -> list[str]:
         """The tests with a marker, as pytest names them."""
-        output = self.folder / "collected.log"
+        output = self.folder / f"{_name(marker)}.log"
         self.run(output, *_pytest(marker, "tests"), "--collect-only")
         return [line for line in output.read_text().splitlines() if "::" in line]
 
-    def count(self, name: str, marker: str, tests: str) -> Counter[str]:
+    def count(self, marker: str, tests: str) -> Counter[str]:
         """Counts of passed, failed and skipped tests; a run that crashed is a failure more."""
+        name = _name(f"{marker} {tests}")
         junit, output = self.folder / f"{name}.xml", self.folder / f"{name}.log"
         # Compiled in this process: workers for one small kernel cost more than they save.
         code = self.run(
@@ -102,22 +102,22 @@ class Suite:
         print(f"gpu_suite: pytest must run to its end, got exit code {code} in {tests}", flush=True)
         return Counter(failed=1)
 
-    def sanitizer_errors(self, tool: str, file: str) -> int:
-        """Errors that a compute-sanitizer tool finds in our kernels in a file's marked tests."""
-        name = f"{tool}_{Path(file).stem}"
-        log, tests = self.folder / f"{name}.log", self.folder / f"{name}_tests.log"
+    def sanitizer_errors(self, tool: str, tests: str) -> int:
+        """Errors that a compute-sanitizer tool finds in our kernels in the marked ones of tests."""
+        name = f"{tool}_{_name(tests)}"
+        log, output = self.folder / f"{name}.log", self.folder / f"{name}_tests.log"
         code = self.run(
-            tests,
+            output,
             *(_find_compute_sanitizer(), "--tool", tool, "--log-file", str(log)),
             # Only our kernels, and no complaint about calls that torch makes to see what works.
             *("--kernel-name", "kns=sm80moe", "--report-api-errors", "no"),
-            *_pytest(SANITIZER_TESTS, file),
+            *_pytest(SANITIZER_TESTS, tests),
             # One allocation a tensor, so that an access past its end is an access to nothing.
             PYTORCH_NO_CUDA_MEMORY_CACHING="1",
         )
-        output = log.read_text() if log.is_file() else ""
-        print(tests.read_text() + output, flush=True)
-        return count_errors(output, code)
+        found = log.read_text() if log.is_file() else ""
+        print(output.read_text() + found, flush=True)
+        return count_errors(found, code)
 
 
 def device_facts() -> dict[str, str]:
@@ -128,6 +128,10 @@ def device_facts() -> dict[str, str]:
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout
     return {**json.loads(done.stdout), "driver": driver.splitlines()[0].strip()}
+
+
+def _name(text: str) -> str:
+    return re.sub(r"\W+", "_", text)
 
 
 def _pytest(marker: str, tests: str) -> tuple[str, ...]:
@@ -171,21 +175,21 @@ def newest_wheel(folder: Path) -> Path:
 
 def run_all(suite: Suite) -> tuple[Counter[str], dict[str, int]]:
     """Counts of all tests, and errors by sanitizer."""
-    compiler_tests = suite.collect(COMPILER_TESTS)
-    files = sorted({test.partition("::")[0] for test in suite.collect(SANITIZER_TESTS)})
-    with ThreadPoolExecutor(COMPILERS_AT_ONCE) as compilers, ThreadPoolExecutor() as sanitizers:
-        compiled = [
-            compilers.submit(suite.count, f"compile_{index}", COMPILER_TESTS, test)
-            for index, test in enumerate(compiler_tests)
-        ]
-        kernels = suite.count("kernels", KERNEL_TESTS, "tests")
+    with ThreadPoolExecutor(PROCESSES_AT_ONCE) as pool:
+        markers = (KERNEL_TESTS, COMPILER_TESTS, SANITIZER_TESTS)
+        kernel_tests, compiler_tests, sanitizer_tests = pool.map(suite.collect, markers)
+        files = sorted({test.partition("::")[0] for test in kernel_tests})
+        functions = sorted({test.partition("[")[0] for test in sanitizer_tests})
         found = {
-            tool: [sanitizers.submit(suite.sanitizer_errors, tool, file) for file in files]
+            tool: [pool.submit(suite.sanitizer_errors, tool, function) for function in functions]
             for tool in SANITIZERS
         }
-    if not compiler_tests or not files or not kernels["passed"]:
+        compiled = [pool.submit(suite.count, COMPILER_TESTS, test) for test in compiler_tests]
+        kernels = [pool.submit(suite.count, KERNEL_TESTS, file) for file in files]
+    passed = sum((future.result() for future in kernels), Counter())
+    if not compiler_tests or not functions or not passed["passed"]:
         sys.exit("gpu_suite: tests marked gpu must run, got none")
-    counts = sum((future.result() for future in compiled), kernels)
+    counts = sum((future.result() for future in compiled), passed)
     return counts, {tool: sum(part.result() for part in parts) for tool, parts in found.items()}
 
 
