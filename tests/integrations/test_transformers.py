@@ -6,6 +6,7 @@ import argparse
 import inspect
 import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -15,9 +16,16 @@ from torch_sm80moe import functional, testing
 
 transformers = pytest.importorskip("transformers")
 
+from torch.testing._internal.two_tensor import TwoTensor  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
+from transformers.integrations.finegrained_fp8 import (  # noqa: E402
+    ALL_FP8_EXPERTS_FUNCTIONS,
+    FP8Experts,
+)
+from transformers.integrations.moe import use_experts_implementation  # noqa: E402
 
-from torch_sm80moe.integrations import transformers as integration  # noqa: E402
+from torch_sm80moe.integrations.transformers import experts as experts_file  # noqa: E402
+from torch_sm80moe.integrations.transformers.limits import unsupported_reason  # noqa: E402
 
 SIZES = {
     "hidden_size": 64,
@@ -38,7 +46,6 @@ CONFIGS = {
     "mixtral": {**SIZES, "intermediate_size": 72, "num_local_experts": 4},
     "olmoe": {**SIZES, "intermediate_size": 48, "num_experts": 8},
 }
-GPT_OSS = {**SIZES, "intermediate_size": 64, "num_local_experts": 4, "head_dim": 16}
 
 # transformers' eager experts round each product with the router's weight, and their sum, to the
 # dtype; bf16 models differ by a few of its roundings a layer.
@@ -48,13 +55,13 @@ LOGITS_TOLERANCE = 2e-2
 @pytest.fixture(autouse=True)
 def fresh_state() -> Iterator[None]:
     torch._dynamo.reset()
-    integration._warned.clear()
+    experts_file._warned.clear()
     yield
     torch._dynamo.reset()
 
 
 def random_model(name: str, dtype: torch.dtype = torch.bfloat16, **changes):
-    config = transformers.AutoConfig.for_model(name, **{**CONFIGS.get(name, GPT_OSS), **changes})
+    config = transformers.AutoConfig.for_model(name, **{**CONFIGS[name], **changes})
     return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
 
@@ -156,55 +163,16 @@ def test_implementation_is_chosen_while_loading(tiny_moe):
     assert model.config._experts_implementation == "sm80moe"
 
 
-def without_silu(model) -> None:
-    for layer in model.model.layers:
-        layer.mlp.experts.act_fn = torch.nn.GELU()
-
-
-def with_own_gate(model) -> None:
-    experts = type(model.model.layers[0].mlp.experts)
-
-    class WithOwnGate(experts):
-        def _apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
-            gate, up = gate_up.chunk(2, dim=-1)
-            return self.act_fn(gate) * (up + 1)
-
-    for layer in model.model.layers:
-        layer.mlp.experts.__class__ = WithOwnGate
-
-
-def with_flag(name: str, value: bool):
-    def change(model) -> None:
-        for layer in model.model.layers:
-            setattr(layer.mlp.experts, name, value)
-
-    return change
-
-
 FALLBACKS = {
-    "gpt_oss": (lambda: random_model("gpt_oss"), "the experts have biases"),
     "fp32": (
         lambda: random_model("qwen3_moe", torch.float32),
-        "activations and weights are not all float16 or all bfloat16 but float32",
+        "its tensors are not all float16 or all bfloat16 but float32",
     ),
     "odd sizes": (
         lambda: random_model("qwen3_moe", moe_intermediate_size=36),
         "the sizes 64 and 36 are not both multiples of 8",
     ),
-    "gelu": (
-        lambda: changed(random_model("qwen3_moe"), without_silu),
-        "the activation is GELU, not SiLU",
-    ),
-    "own gate": (
-        lambda: changed(random_model("qwen3_moe"), with_own_gate),
-        "the module has a gate function of its own",
-    ),
 }
-
-
-def changed(model, change):
-    change(model)
-    return model
 
 
 @pytest.mark.parametrize(("make", "reason"), FALLBACKS.values(), ids=FALLBACKS.keys())
@@ -221,31 +189,73 @@ def test_unsupported_experts_warn_once_and_run_their_own_code(make, reason, devi
     assert torch.equal(out, expected)
 
 
-@pytest.mark.parametrize(
-    ("flag", "value", "reason"),
-    [
-        ("has_gate", False, "the experts have no gate"),
-        ("is_transposed", True, "the weights are transposed"),
-        ("is_concatenated", False, "gate and up are interleaved"),
-        ("has_post_expert_norm", True, "a norm follows the experts"),
-    ],
-)
-def test_every_flag_of_a_layout_is_recognised(flag, value, reason):
-    model = changed(random_model("qwen3_moe"), with_flag(flag, value))
-    experts = model.model.layers[0].mlp.experts
-    assert integration.unsupported_reason(experts, torch.empty(1, 64).bfloat16()) == reason
+def experts_of_a_model() -> torch.nn.Module:
+    return random_model("qwen3_moe").model.layers[0].mlp.experts
 
 
-def test_ids_of_other_devices_contribute_nothing(device):
-    """Expert parallelism marks experts that live elsewhere by ids that are not below E."""
-    experts = random_model("qwen3_moe").to(device).model.layers[0].mlp.experts
-    x = torch.randn(5, 64, device=device).bfloat16()
-    ids = torch.tensor([[0, 8]], device=device).expand(5, 2)
-    weights = torch.tensor([[0.5, 0.0]], device=device).expand(5, 2)
-    with torch.no_grad():
-        out = integration.experts_forward(experts, x, ids, weights)
-        alone = integration.experts_forward(experts, x, ids[:, :1], weights[:, :1])
-    assert torch.equal(out, alone)
+def in_fp32(experts, name: str) -> None:
+    getattr(experts, name).data = getattr(experts, name).data.float()
+
+
+def of_a_class_of_its_own(experts) -> None:
+    weight = experts.down_proj.detach()
+    experts.down_proj = torch.nn.Parameter(TwoTensor(weight, weight))
+
+
+def with_biases(experts, dtype: torch.dtype) -> None:
+    experts.has_bias = True
+    experts.gate_up_proj_bias = torch.nn.Parameter(torch.zeros(8, 80, dtype=dtype))
+    experts.down_proj_bias = torch.nn.Parameter(torch.zeros(8, 64, dtype=dtype))
+
+
+REASONS = {
+    "one weight in fp32": (
+        lambda experts: in_fp32(experts, "down_proj"),
+        "its tensors are not all float16 or all bfloat16 but bfloat16, float32",
+    ),
+    "biases in fp32": (
+        lambda experts: with_biases(experts, torch.float32),
+        "its tensors are not all float16 or all bfloat16 but bfloat16, float32",
+    ),
+    "biases": (lambda experts: with_biases(experts, torch.bfloat16), None),
+    "tensor class": (of_a_class_of_its_own, "its tensors are of the class TwoTensor"),
+    "other experts": (
+        lambda experts: setattr(experts, "num_experts", 4),
+        "there are 4 experts, but weights of 8",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), REASONS.values(), ids=REASONS.keys())
+def test_reasons(change, reason):
+    experts = experts_of_a_model()
+    hidden_states = torch.empty(1, 64).bfloat16()
+    assert unsupported_reason(experts, hidden_states) is None
+    change(experts)
+    assert unsupported_reason(experts, hidden_states) == reason
+
+
+def test_activations_of_another_dtype_are_a_reason():
+    """As autocast makes them."""
+    assert "but bfloat16, float32" in unsupported_reason(experts_of_a_model(), torch.empty(1, 64))
+
+
+def test_experts_in_fp8_run_their_own_code():
+    config = SimpleNamespace(
+        hidden_size=128,
+        moe_intermediate_size=128,
+        num_experts=4,
+        hidden_act="silu",
+        _experts_implementation="sm80moe",
+    )
+    decorated = use_experts_implementation(
+        type("Experts", (FP8Experts,), {"forward": lambda experts, *inputs: inputs[0]}),
+        experts_interface=ALL_FP8_EXPERTS_FUNCTIONS,
+    )
+    x = torch.randn(3, 128).bfloat16()
+    with pytest.warns(UserWarning, match="float8_e4m3fn"):
+        out = decorated(config, block_size=(128, 128))(x, torch.zeros(3, 2), torch.ones(3, 2))
+    assert out is x
 
 
 def test_gradients_are_refused(device):

@@ -1,0 +1,21 @@
+"""Runs the experts of Hugging Face models: importing registers the implementation "sm80moe".
+
+`model.set_experts_implementation("sm80moe")` or `from_pretrained(...,
+experts_implementation="sm80moe")` selects it; `use_sm80moe(model)` does the same and prepares the
+experts at once. `docs/models.md` says what runs how.
+"""
+
+from transformers.integrations.finegrained_fp8 import ALL_FP8_EXPERTS_FUNCTIONS
+from transformers.integrations.moe import ExpertsInterface
+
+from torch_sm80moe.integrations.transformers.experts import (
+    NAME,
+    describe,
+    experts_forward,
+    use_sm80moe,
+)
+
+__all__ = ["NAME", "describe", "experts_forward", "use_sm80moe"]
+
+ExpertsInterface.register(NAME, experts_forward)
+ALL_FP8_EXPERTS_FUNCTIONS.register(NAME, experts_forward)  # to say why they are not run
