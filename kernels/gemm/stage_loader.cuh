@@ -87,6 +87,7 @@ class StageLoader {
     } else {
       a_source_ += ATile::kRowBytes;
       w_source_ += WTile::kRowBytes;
+      if (kAlternates) w_up_source_ += WTile::kRowBytes;
       drop_chunks_past_k();
     }
   }
@@ -102,6 +103,9 @@ class StageLoader {
   static constexpr uint32_t kACopies = (1u << ACopy::kPasses) - 1;
   static_assert(WTile::conflict_free() && WTile::advance_is_exact());
   static_assert(ATile::conflict_free() && ATile::advance_is_exact());
+  // Otherwise a thread copies gates or ups alone.
+  static constexpr bool kAlternates =
+      Columns::is_up(WCopy::kRowsPerPass) || Columns::is_up(2 * WCopy::kRowsPerPass);
   static_assert(additive_for_step<Columns, Config::kCtaN>(WCopy::kRowsPerPass));
 
   SM80MOE_DEVICE void enter_tile() {
@@ -136,7 +140,9 @@ class StageLoader {
     const int col0 = tile.tile_n * columns.per_tile;
     w_source_ = static_cast<const char*>(args_.w) + WCopy::thread_chunk() * kChunkBytes +
                 tile.expert * args_.w_expert_bytes + int64_t{col0} * args_.w_column_bytes +
-                w_row_offset(WCopy::thread_row());
+                column_bytes(WCopy::thread_row()) +
+                (Columns::is_up(WCopy::thread_row()) ? args_.w_up_bytes : 0);
+    if (kAlternates) w_up_source_ = w_source_ + args_.w_up_bytes;
 #pragma unroll
     for (int pass = 0; pass < WCopy::kPasses; ++pass) {
       const int tile_row = WCopy::thread_row() + pass * WCopy::kRowsPerPass;
@@ -153,11 +159,10 @@ class StageLoader {
     if (WCopy::thread_chunk() * WTile::kElemsPerChunk >= k_in_tile) live_ &= kACopies;
   }
 
-  // From the row of W of the tile's first column to the one that lies in `tile_row`, in bytes.
-  SM80MOE_DEVICE int64_t w_row_offset(int tile_row) const {
+  // From a row of W of the tile's first column to that of the column which lies in `tile_row`.
+  SM80MOE_DEVICE uint64_t column_bytes(int tile_row) const {
     const auto columns_on = static_cast<uint32_t>(Columns::output_column(tile_row));
-    return static_cast<int64_t>(static_cast<uint64_t>(columns_on) * args_.w_column_bytes) +
-           (Columns::is_up(tile_row) ? args_.w_up_bytes : 0);
+    return static_cast<uint64_t>(columns_on) * args_.w_column_bytes;
   }
 
   SM80MOE_DEVICE void copy_a(int pass) const {
@@ -169,8 +174,9 @@ class StageLoader {
 
   SM80MOE_DEVICE void copy_w(int pass) const {
     if (!WCopy::owns_pass(pass)) return;
-    ptx::cp_async_16(WCopy::destination(stage_ + w_thread_, pass),
-                     w_source_ + w_row_offset(pass * WCopy::kRowsPerPass),
+    const int tile_row = pass * WCopy::kRowsPerPass;
+    const char* first = Columns::is_up(tile_row) ? w_up_source_ : w_source_;
+    ptx::cp_async_16(WCopy::destination(stage_ + w_thread_, pass), first + column_bytes(tile_row),
                      live_ & (1u << (ACopy::kPasses + pass)));
   }
 
@@ -187,6 +193,7 @@ class StageLoader {
   const uint32_t a_thread_, w_thread_;
   const char* a_source_ = nullptr;
   const char* w_source_ = nullptr;
+  const char* w_up_source_ = nullptr;      // where passes alternate between gates and ups
   uint32_t a_chunk_[ACopy::kPasses] = {};  // gathered rows, in chunks from the tensor's start
   uint32_t live_;
 };

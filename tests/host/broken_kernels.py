@@ -649,7 +649,7 @@ BROKEN_KERNELS = [
     BrokenKernel(
         "up_rows_where_other_orders_have_them",
         {"wrong-result", "out-of-bounds"},
-        [Edit(LOADER, "args_.w_up_bytes", "args_.w_column_bytes")],
+        [Edit(LOADER, "? args_.w_up_bytes : 0", "? args_.w_column_bytes : 0")],
         options={"table": "kBf16Swiglu", "tactic": 4, "rows": [9], "n": 144, "k": 72, "order": 1},
         instance=("kBf16Swiglu", 4),
     ),
