@@ -4,18 +4,18 @@ import json
 import subprocess
 
 from build_tools.native import ROOT, ninja_command
-from build_tools.ninja_file import LOG_REDIRECT
+from build_tools.ninja_file import CHECK_DEPFILE, LOG_REDIRECT
 
 
 def compile_commands() -> list[dict[str, str]]:
-    """ninja's list of compilations, without what the shell does with nvcc's output."""
+    """ninja's list of compilations, without what the shell does after them."""
     command = ninja_command("-t", "compdb", "cu", "cpp")
     database: list[dict[str, str]] = json.loads(
         subprocess.run(command, capture_output=True, check=True).stdout
     )
     for entry in database:
-        redirect = LOG_REDIRECT.replace("$out", entry["output"])
-        entry["command"] = entry["command"].split(redirect)[0]
+        for rest in (LOG_REDIRECT, CHECK_DEPFILE):
+            entry["command"] = entry["command"].split(rest.replace("$out", entry["output"]))[0]
     return database
 
 

@@ -3,7 +3,7 @@
     python -m build_tools.gpu_suite [--wheel dist/NAME.whl] [--out tests/gpu_receipt.json]
 
 It installs the wheel into an empty folder, copies the tests beside it (so that the sources of this
-tree cannot be imported by accident), and runs the tests marked `gpu`, and those marked `sanitizer`
+tree cannot be imported by accident), and runs the tests marked `gpu`, then those marked `sanitizer`
 under both tools of compute-sanitizer, in many processes at once: most of a test's time is spent on
 the CPU. Tests of the compiler get a process each, so that the crash of one is one failure. No
 network is used; torch and pytest must be installed.
@@ -83,7 +83,8 @@ class Suite:
         """The tests with a marker, as pytest names them."""
         output = self.folder / f"{_name(marker)}.log"
         self.run(output, *_pytest(marker, "tests"), "--collect-only")
-        return [line for line in output.read_text().splitlines() if "::" in line]
+        # Warnings name tests too, amid their sentences.
+        return re.findall(r"^tests/\S+::.*$", output.read_text(), re.MULTILINE)
 
     def count(self, marker: str, tests: str) -> Counter[str]:
         """Counts of passed, failed and skipped tests; a run that crashed is a failure more."""
@@ -180,13 +181,14 @@ def run_all(suite: Suite) -> tuple[Counter[str], dict[str, int]]:
         kernel_tests, compiler_tests, sanitizer_tests = pool.map(suite.collect, markers)
         files = sorted({test.partition("::")[0] for test in kernel_tests})
         functions = sorted({test.partition("[")[0] for test in sanitizer_tests})
+        kernels = [pool.submit(suite.count, KERNEL_TESTS, file) for file in files]
+        compiled = [pool.submit(suite.count, COMPILER_TESTS, test) for test in compiler_tests]
+        # Sanitizers slow down whatever shares the GPU: they wait for the kernels' tests.
+        passed = sum((future.result() for future in kernels), Counter())
         found = {
             tool: [pool.submit(suite.sanitizer_errors, tool, function) for function in functions]
             for tool in SANITIZERS
         }
-        compiled = [pool.submit(suite.count, COMPILER_TESTS, test) for test in compiler_tests]
-        kernels = [pool.submit(suite.count, KERNEL_TESTS, file) for file in files]
-    passed = sum((future.result() for future in kernels), Counter())
     if not compiler_tests or not functions or not passed["passed"]:
         sys.exit("gpu_suite: tests marked gpu must run, got none")
     counts = sum((future.result() for future in compiled), passed)

@@ -19,6 +19,8 @@ _SHOW_WARNINGS = (
 _COMPILE = ("-c", "$in", "-o", "$out")
 # -MMD leaves out system headers: a changed toolkit or torch shows in these paths instead.
 _DEPFILE = ("-MMD", "-MF", "$out.d")
+# Without it ninja would take the object to depend on nothing, and never compile it again.
+CHECK_DEPFILE = " && test -s $out.d"
 
 
 def ninja_file(toolchain: Toolchain, architectures: tuple[str, ...], root: Path, build: str) -> str:
@@ -84,10 +86,13 @@ def _rules(toolchain: Toolchain, architectures: tuple[str, ...], build: str) -> 
 
 
 def _rule(name: str, command: str, *, compiles: bool = False) -> list[str]:
-    lines = [f"rule {name}", f"  command = {command}", f"  description = {name} $out"]
-    if compiles:
-        lines += ["  depfile = $out.d", "  deps = gcc"]
-    return lines
+    if not compiles:
+        return [f"rule {name}", f"  command = {command}", f"  description = {name} $out"]
+    return [
+        *_rule(name, command + CHECK_DEPFILE),
+        "  depfile = $out.d",
+        "  deps = gcc",
+    ]
 
 
 def _command(words: list[object]) -> str:

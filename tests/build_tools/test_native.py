@@ -1,5 +1,6 @@
 """The build itself: what is compiled, what is generated, and what a broken source does."""
 
+import dataclasses
 import os
 import subprocess
 from pathlib import Path
@@ -82,6 +83,21 @@ def test_every_compiler_is_called_through_ccache(
     compilers = {line.split()[0] for line in calls.read_text().splitlines()}
     assert compilers == {str(toolchain.cuda.nvcc), str(toolchain.cxx)}
     assert len(calls.read_text().splitlines()) == len(objects)
+
+
+def test_a_compilation_that_does_not_say_what_it_read_is_a_failure(tmp_path: Path) -> None:
+    """Its object would never be compiled again, whatever changed."""
+    toolchain = find_toolchain()
+    forgetful = tmp_path / "g++"
+    forgetful.write_text(f'#!/bin/sh\n"{toolchain.cxx}" "$@" && rm -f build/objects/kernels/*.d\n')
+    forgetful.chmod(0o755)
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "b.cpp").write_text("int b() { return 0; }\n")
+    for cxx, works in ((toolchain.cxx, True), (forgetful, False)):
+        text = ninja_file(dataclasses.replace(toolchain, cxx=cxx), ("80",), tmp_path, "build")
+        (tmp_path / "build.ninja").write_text(text)
+        command = [str(toolchain.ninja), "-C", str(tmp_path), "build/objects/kernels/b.cpp.o"]
+        assert (subprocess.run(command).returncode == 0) is works
 
 
 def test_a_symbol_that_nobody_defines_is_found(tmp_path: Path) -> None:
