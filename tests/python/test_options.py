@@ -84,8 +84,12 @@ def check(inputs: Inputs, what: object, **options: Any) -> torch.Tensor:
     return out
 
 
-@pytest.mark.sanitizer
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+# The sanitizers look at addresses and barriers, which do not know the dtype.
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.sanitizer)],
+    ids=str,
+)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_option(name, dtype, device):
     names, options = OPTIONS[name]
