@@ -10,8 +10,10 @@ namespace {
 constexpr double kFragmentCost = 49.0;  // mma slowed down by fragment loads, per 1/row + 1/column
 constexpr double kFreeFragments = 0.0225;  // 1/row + 1/column of a warp tile that mma hides
 constexpr double kShallowStage = 1.17;     // a barrier every 32 elements of depth
-constexpr double kTileUs = 0.1;            // finding a tile, its epilogue
-constexpr double kLastTiles = 0.2;         // of a tile's time, while other SMs have nothing left
+constexpr double kFewWarps = 1.15;  // mma slowed down on an SM that holds fewer warps than these:
+constexpr int kWarpsForLatency = 8;
+constexpr double kTileUs = 0.1;     // finding a tile, its epilogue
+constexpr double kLastTiles = 0.2;  // of a tile's time, while other SMs have nothing left
 constexpr double kUnevenSms = 0.2;  // reading slowed down by SMs that have a tile more than others
 constexpr double kStartUs = 5.2;    // the launch, the first loads
 
@@ -34,7 +36,8 @@ struct Work {
   double tiles = 0, sm_us = 0;
 };
 
-Work expert_work(const GemmShape& shape, const Tactic& t, double rows, const DeviceInfo& info) {
+Work expert_work(const GemmShape& shape, const Tactic& t, double rows, bool few_warps,
+                 const DeviceInfo& info) {
   const double rows_per_block = 16.0 * t.warps_m;
   const double most_blocks = t.cta_m / rows_per_block;
   const double blocks = std::ceil(std::max(1.0, rows) / rows_per_block);
@@ -45,10 +48,17 @@ Work expert_work(const GemmShape& shape, const Tactic& t, double rows, const Dev
   const double warp_rows = 16.0 * blocks / tiles_m;
   const double warp_columns = static_cast<double>(t.cta_n) / t.warps_n;
   const double exposed = std::max(0.0, 1 / warp_rows + 1 / warp_columns - kFreeFragments);
-  const double slowdown = (1 + kFragmentCost * exposed) * (t.cta_k < 64 ? kShallowStage : 1.0);
+  const double slowdown = (1 + kFragmentCost * exposed) * (t.cta_k < 64 ? kShallowStage : 1.0) *
+                          (few_warps ? kFewWarps : 1.0);
   const double computed_rows = blocks * rows_per_block;
   const double mma_us = 2 * computed_rows * t.cta_n * depth * slowdown / info.mma_flops_per_us;
   return {tiles_m * tiles_n, (mma_us + tiles_m * kTileUs) * tiles_n};
+}
+
+// Registers leave room for eight warps of every tactic, shared memory may not.
+bool holds_few_warps(const Tactic& t, int smem, const DeviceInfo& info) {
+  const int ctas = info.smem_per_sm / (smem + info.smem_reserved_per_cta);
+  return ctas * t.warps_m * t.warps_n * t.warps_k < kWarpsForLatency;
 }
 
 }  // namespace
@@ -66,14 +76,16 @@ bool tactic_fits(const LaunchTable& table, int tactic, int num_experts, const De
          smem_bytes(table, tactic, num_experts) <= info.smem_per_cta;
 }
 
-double estimate_us(const GemmShape& shape, int tactic, const DeviceInfo& info) {
+double estimate_us(const GemmShape& shape, int tactic, int smem, const DeviceInfo& info) {
   const Tactic& t = kTactics[tactic];
+  const bool few_warps = holds_few_warps(t, smem, info);
   const Rows rows = expected_rows(shape);
 
   // Experts with fewer rows than the mean, the mean, and more.
   Work total;
   for (const double deviations : {-1.0, 0.0, 1.0}) {
-    const Work one = expert_work(shape, t, rows.mean + deviations * rows.deviation, info);
+    const Work one =
+        expert_work(shape, t, rows.mean + deviations * rows.deviation, few_warps, info);
     total.tiles += one.tiles * rows.active_experts / 3;
     total.sm_us += one.sm_us * rows.active_experts / 3;
   }
@@ -93,7 +105,8 @@ int select_tactic(const GemmShape& shape, const LaunchTable& table, Tactics amon
   double best_us = 0;
   for (int tactic = 0; tactic < kNumTactics; ++tactic) {
     if (!is_among(tactic, among) || !tactic_fits(table, tactic, shape.num_experts, info)) continue;
-    const double us = estimate_us(shape, tactic, info);
+    const int smem = smem_bytes(table, tactic, shape.num_experts);
+    const double us = estimate_us(shape, tactic, smem, info);
     if (best == kNoTactic || us < best_us) {
       best = tactic;
       best_us = us;

@@ -28,8 +28,8 @@ int smem_bytes(const LaunchTable& table, int tactic, int num_experts);
 // True if that much is to be had on the device, and the table has the tactic.
 bool tactic_fits(const LaunchTable& table, int tactic, int num_experts, const DeviceInfo& info);
 
-// Estimated time of a tactic in microseconds; see docs/tactics.md.
-double estimate_us(const GemmShape& shape, int tactic, const DeviceInfo& info);
+// Estimated time in microseconds of a tactic whose CTAs take `smem` bytes; see docs/tactics.md.
+double estimate_us(const GemmShape& shape, int tactic, int smem, const DeviceInfo& info);
 
 // The tactic with the least estimate of those that fit, kNoTactic if none does.
 int select_tactic(const GemmShape& shape, const LaunchTable& table, Tactics among,

@@ -10,7 +10,8 @@ from tests.host.running import run_ok
 
 pytestmark = pytest.mark.host
 
-DEVICES = ("a100", "a6000", "h100")
+SMEM_OF_SM = {"a100": 164 * 1024, "a6000": 100 * 1024, "h100": 228 * 1024}
+DEVICES = tuple(SMEM_OF_SM)
 SMEM_OF_SM86 = 99 * 1024
 MODELS = {  # experts, n, k of both GEMMs
     "few_large_experts": ((8, 28672, 4096), (8, 4096, 14336)),
@@ -26,11 +27,13 @@ GEMMS = {
 
 
 def select(program: Path, gemm: tuple[int, int, int], rows: int, **options: object) -> list[int]:
-    """The tactic, its rows, its shared memory, its warps along k; [-1] if there is none."""
+    """The tactic, its rows, shared memory, warps along k, warps; [-1] if there is none."""
     experts, n, k = gemm
     out = run_ok(program, "select", rows=rows, experts=experts, n=n, k=k, **options).output
     found = re.search(
-        r"^selected (-?\d+)(?:\ncta_m (\d+) smem (\d+) warps_k (\d+))?$", out, re.MULTILINE
+        r"^selected (-?\d+)(?:\ncta_m (\d+) smem (\d+) warps_k (\d+) warps (\d+))?$",
+        out,
+        re.MULTILINE,
     )
     assert found is not None, out
     return [int(word) for word in found.groups() if word is not None]
@@ -48,9 +51,19 @@ def test_few_rows_get_short_tiles_and_many_get_tall_ones(
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("gemm", list(GEMMS.values())[:4], ids=list(GEMMS)[:4])
+def test_many_rows_get_warps_that_hide_latency(
+    program: Path, gemm: tuple[int, int, int], device: str
+) -> None:
+    """A CTA of four warps must find room for a second one on its SM."""
+    _, _, smem, _, warps = select(program, gemm, 2048 * gemm[0], device=device)
+    assert warps == 8 or (2 * (smem + 1024) <= SMEM_OF_SM[device])
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_what_is_selected_fits(program: Path, device: str) -> None:
     for gemm, rows in itertools.product(GEMMS.values(), (1, 100, 10000)):
-        _, _, smem, _ = select(program, gemm, rows, device=device, smem=SMEM_OF_SM86)
+        _, _, smem, *_ = select(program, gemm, rows, device=device, smem=SMEM_OF_SM86)
         assert smem <= SMEM_OF_SM86
 
 
@@ -125,7 +138,7 @@ def test_a_measured_tactic_that_does_not_fit_is_not_taken(program: Path) -> None
 @pytest.mark.parametrize("device", DEVICES)
 def test_one_order_of_addition(program: Path, device: str) -> None:
     for gemm, rows in itertools.product(GEMMS.values(), (1, 100, 10000)):
-        *_, warps_k = select(program, gemm, rows, device=device, batch_invariant=True)
+        *_, warps_k, _ = select(program, gemm, rows, device=device, batch_invariant=True)
         assert warps_k == 1
     assert select(program, GEMM, 1, device=device)[3] > 1, "the restriction restricts nothing"
 

@@ -77,8 +77,9 @@ void run_select(const Options& options) {
   if (selected == kNoTactic) return;
   const int smem =
       smem_bytes(launch_table_for(gemm.type, gemm.epilogue), selected, gemm.shape.num_experts);
-  std::printf("cta_m %d smem %d warps_k %d\n", kTactics[selected].cta_m, smem,
-              kTactics[selected].warps_k);
+  const Tactic& t = kTactics[selected];
+  std::printf("cta_m %d smem %d warps_k %d warps %d\n", t.cta_m, smem, t.warps_k,
+              t.warps_m * t.warps_n * t.warps_k);
 }
 
 }  // namespace driver
