@@ -19,3 +19,13 @@ def test_examples_of(page):
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, f"docs/{page}.md", "exec"), names)
+
+
+@pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation is not here")
+def test_interfaces_name_tests_that_a_gpu_runs():
+    page = (DOCS / "interfaces.md").read_text()
+    named = re.findall(r"\]\((\.\./tests/\S+\.py)\) \|$", page, re.M)
+    assert len(named) >= 5
+    for name in named:
+        # These fixtures have the mark "gpu".
+        assert re.search(r"\(.*\b(device|cuda)\b.*\):$", (DOCS / name).read_text(), re.M), name
