@@ -222,3 +222,15 @@ def test_the_command(tmp_path, capsys):
     assert capsys.readouterr().out == f"{out / 'report.md'}\n"
     assert cli.main(["report", str(tmp_path / "none"), "--out", str(out)]) == 1
     assert capsys.readouterr().err.startswith(f"sm80moe report: {tmp_path / 'none'} must be a JSON")
+
+
+def test_documents_hold_the_tables_of_the_measured_page(tmp_path):
+    root = TARGETS.parents[1]
+    if not (root / "README.md").is_file():
+        pytest.skip("the documents are not here")
+    measured = root / "benchmarks" / "results" / "h100-2026-11-23.json"
+    text = page.write([measured], tmp_path, None, TARGETS).read_text()
+    times_floor = text.partition("### Times the floor (bold")[2].partition("\n\n")[2]
+    readme = (tmp_path / "table.md").read_text().partition("\n\n")[2]
+    assert readme.strip() in (root / "README.md").read_text()
+    assert times_floor.partition("\n\n")[0] in (root / "docs" / "performance.md").read_text()

@@ -8,28 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.python.option_tensors import option_tensors
 from torch_sm80moe import fused_moe, reference, testing
 from torch_sm80moe._options import ACTIVATIONS, GATE_UP_ORDERS
 from torch_sm80moe.testing import HAZARDS, Inputs, Problem
 
 DTYPES = [torch.float16, torch.bfloat16]
-
-
-def all_options(inputs: Inputs) -> dict[str, Any]:
-    """Make a value for every option that takes a tensor."""
-    x, w13, w2 = inputs[:3]
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, device=x.device)
-
-    return {
-        "w13_bias": random(*w13.shape[:2]).to(x.dtype),
-        "w2_bias": random(*w2.shape[:2]).to(x.dtype),
-        "residual": random(*x.shape).to(x.dtype),
-        "swiglu_alpha": random(w13.size(0)) / 4 + 1.7,
-        "swiglu_beta": random(w13.size(0)) / 4 + 1,
-        "swiglu_limit": random(w13.size(0)).abs() + 0.2,
-    }
 
 
 def check(inputs: Inputs, what: object, **options: Any) -> torch.Tensor:
@@ -61,7 +45,7 @@ def test_no_tokens(device):
 @pytest.mark.parametrize("on_input", [False, True])
 def test_all_options(on_input, order, dtype, device):
     inputs = Problem(40, 8, 4, 136, 72, dtype, "out_of_range").make(device)
-    options = all_options(inputs)
+    options = option_tensors(inputs)
     options |= {"gate_up_order": order, "apply_router_weight_on_input": on_input}
     check(inputs, (order, on_input), **options)
 
@@ -94,7 +78,7 @@ def test_a_weight_that_no_one_uses_is_not_looked_at(device):
 def test_kernels_and_cublas_agree(num_tokens, dtype, device):
     """Both round at the same places: they differ only where a sum lies next to a middle."""
     inputs = Problem(num_tokens, 16, 4, 512, 256, dtype).make(device)
-    options = all_options(inputs)
+    options = option_tensors(inputs)
     theirs = check(inputs, "cublas", **options)
     ours = fused_moe(*inputs, **options)
     exact = reference.fused_moe(*inputs, **options)
@@ -140,7 +124,7 @@ def test_wrong_arguments(device):
 @pytest.mark.parametrize("name", ["hidden_states", "w2", "topk_weights", "w2_bias"])
 def test_input_that_requires_grad(name, device):
     inputs = Problem(8, 4, 2).make(device)
-    arguments = {**inputs._asdict(), **all_options(inputs)}
+    arguments = {**inputs._asdict(), **option_tensors(inputs)}
     arguments[name].requires_grad_()
     with pytest.raises(RuntimeError, match=f"^fused_moe: {name} must not require grad"):
         fused_moe(**arguments, backend="cublas")

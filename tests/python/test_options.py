@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.python.option_tensors import option_tensors
 from torch_sm80moe import (
     configure,
     decode_limit,
@@ -32,23 +33,10 @@ Call = tuple[Inputs, dict[str, Any]]
 
 def call(inputs: Inputs, *names: str, **options: Any) -> Call:
     """Make the arguments of a call with random tensors for the options of these names."""
-    x, w13, w2 = inputs[:3]
     if not options.get("gated", True):
-        w13 = w13[:, : w2.size(2)]
-    num_experts = w13.size(0)
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, device=x.device)
-
-    makers = {
-        "w13_bias": lambda: random(*w13.shape[:2]).to(x.dtype),
-        "w2_bias": lambda: random(*w2.shape[:2]).to(x.dtype),
-        "residual": lambda: random(*x.shape).to(x.dtype),
-        "swiglu_alpha": lambda: random(num_experts) / 4 + 1.7,
-        "swiglu_beta": lambda: random(num_experts) / 4 + 1,
-        "swiglu_limit": lambda: random(num_experts).abs() + 0.2,
-    }
-    return inputs._replace(w13=w13), {**options, **{name: makers[name]() for name in names}}
+        inputs = inputs._replace(w13=inputs.w13[:, : inputs.w2.size(2)])
+    tensors = option_tensors(inputs)
+    return inputs, {**options, **{name: tensors[name] for name in names}}
 
 
 SWIGLU = ("swiglu_alpha", "swiglu_beta", "swiglu_limit")
@@ -139,7 +127,7 @@ def test_orders_are_permutations(num_tokens, order, device):
 
 @pytest.mark.parametrize("num_tokens", TOKENS)
 def test_general_kernels_agree_with_the_plain_ones(num_tokens, device):
-    """SwiGLU with the constants of SwiGLU, a bias of zeros, no residual: the same bits."""
+    """SwiGLU with the constants of SwiGLU, a bias of zeros, no residual: hardly a bit differs."""
     inputs = Problem(num_tokens, 8, 4, 72, 104).make(device)
     options = {
         "w13_bias": torch.zeros(inputs.w13.shape[:2], dtype=torch.bfloat16, device=device),
