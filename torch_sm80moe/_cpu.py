@@ -9,7 +9,7 @@ the order in which threads finish.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from torch_sm80moe._options import (
     GATED_EPILOGUES,
     EpilogueOptions,
     LayerOptions,
+    PackedTensors,
 )
 
 _NO_TACTIC = -1
@@ -54,7 +55,7 @@ def fused_moe(
     chosen = LayerOptions(**options)
     _shapes.fused_moe(hidden_states, w13, w2, topk_weights, topk_ids, chosen)
     _require_no_tactic("fused_moe", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
-    return _layer(hidden_states, w13, w2, topk_weights, topk_ids, chosen)
+    return _layer(hidden_states, _dense(w13), _dense(w2), topk_weights, topk_ids, chosen)
 
 
 @_cpu("fused_moe_out")
@@ -73,7 +74,41 @@ def fused_moe_out(
     chosen = LayerOptions(**options)
     _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out, chosen)
     _require_no_tactic("fused_moe_out", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
-    out.copy_(_layer(hidden_states, w13, w2, topk_weights, topk_ids, chosen))
+    out.copy_(_layer(hidden_states, _dense(w13), _dense(w2), topk_weights, topk_ids, chosen))
+
+
+@_cpu("fused_moe_quantized")
+def fused_moe_quantized(
+    hidden_states: torch.Tensor,
+    w13: torch.Tensor,
+    w13_scale: torch.Tensor,
+    w13_codes: torch.Tensor | None,
+    w2: torch.Tensor,
+    w2_scale: torch.Tensor,
+    w2_codes: torch.Tensor | None,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    weight_format: int,
+    group_size: int,
+    *,
+    tactic_w13: int = _NO_TACTIC,
+    tactic_w2: int = _NO_TACTIC,
+    **options: Any,
+) -> torch.Tensor:
+    chosen = LayerOptions(**options)
+    first = PackedTensors(w13, w13_scale, w13_codes, weight_format, group_size)
+    second = PackedTensors(w2, w2_scale, w2_codes, weight_format, group_size)
+    _shapes.fused_moe_quantized(hidden_states, first, second, topk_weights, topk_ids, chosen)
+    _require_no_tactic("fused_moe_quantized", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
+    intermediate_size = w13.size(1) // (2 if chosen.gated else 1)
+    return _layer(
+        hidden_states,
+        _packed(first, hidden_states.size(1)),
+        _packed(second, intermediate_size),
+        topk_weights,
+        topk_ids,
+        chosen,
+    )
 
 
 @_cpu("topk_route")
@@ -146,13 +181,78 @@ def grouped_gemm(
     chosen = EpilogueOptions(**options)
     shape = _shapes.grouped_gemm(a, w, expert_offsets, row_index, top_k, epilogue, chosen)
     _require_no_tactic("grouped_gemm", tactic=tactic)
-    out = a.new_zeros(shape)
+    return _gemm(a, _dense(w), expert_offsets, row_index, shape[1], top_k, epilogue, chosen)
+
+
+@_cpu("grouped_gemm_quantized")
+def grouped_gemm_quantized(
+    a: torch.Tensor,
+    w: torch.Tensor,
+    w_scale: torch.Tensor,
+    w_codes: torch.Tensor | None,
+    expert_offsets: torch.Tensor,
+    row_index: torch.Tensor | None,
+    weight_format: int,
+    group_size: int,
+    *,
+    top_k: int = 1,
+    epilogue: int = 0,
+    tactic: int = _NO_TACTIC,
+    **options: Any,
+) -> torch.Tensor:
+    chosen = EpilogueOptions(**options)
+    packed = PackedTensors(w, w_scale, w_codes, weight_format, group_size)
+    shape = _shapes.grouped_gemm_quantized(
+        a, packed, expert_offsets, row_index, top_k, epilogue, chosen
+    )
+    _require_no_tactic("grouped_gemm_quantized", tactic=tactic)
+    experts = _packed(packed, a.size(1))
+    return _gemm(a, experts, expert_offsets, row_index, shape[1], top_k, epilogue, chosen)
+
+
+@dataclass(frozen=True)
+class _Experts:
+    """Weights `[E, N, K]`, one expert at a time."""
+
+    num_experts: int
+    num_rows: int
+    weight: Callable[[int], torch.Tensor]  # of an expert, [N, K]
+
+
+def _dense(w: torch.Tensor) -> _Experts:
+    return _Experts(w.size(0), w.size(1), lambda expert: w[expert])
+
+
+def _packed(w: PackedTensors, k: int) -> _Experts:
+    """Return the weights as float32: what is stored meets fp32 sums without being rounded."""
+    from torch_sm80moe.quantization.packing import dequantize_rows
+
+    def weight(expert: int) -> torch.Tensor:
+        codes = None if w.codes is None else w.codes[expert]
+        return dequantize_rows(
+            w.values[expert], w.scale[expert], codes, w.format_name, w.group_size, k
+        )
+
+    return _Experts(w.values.size(0), w.values.size(1), weight)
+
+
+def _gemm(
+    a: torch.Tensor,
+    w: _Experts,
+    expert_offsets: torch.Tensor,
+    row_index: torch.Tensor | None,
+    num_columns: int,
+    top_k: int,
+    epilogue: int,
+    chosen: EpilogueOptions,
+) -> torch.Tensor:
+    out = a.new_zeros((a.size(0) if row_index is None else row_index.size(0), num_columns))
     offsets = expert_offsets.tolist()
     for expert, (begin, end) in enumerate(pairwise(offsets)):
         if begin < end:
             pairs = torch.arange(begin, end) if row_index is None else row_index[begin:end]
             rows = a[begin:end] if row_index is None else a.index_select(0, pairs // top_k)
-            product = reference.linear(rows.float(), w, expert)
+            product = rows.float() @ w.weight(expert).float().T
             if chosen.row_scale is not None:
                 product *= chosen.row_scale[pairs, None]
             product = reference.add_bias(product, chosen.bias, expert)
@@ -208,8 +308,8 @@ def _add_rows(
 
 def _layer(
     hidden_states: torch.Tensor,
-    w13: torch.Tensor,
-    w2: torch.Tensor,
+    w13: _Experts,
+    w2: _Experts,
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     options: LayerOptions,
@@ -238,23 +338,17 @@ def _row(tensor: torch.Tensor | None, index: int) -> torch.Tensor | None:
 
 def _batch(
     hidden_states: torch.Tensor,
-    w13: torch.Tensor,
-    w2: torch.Tensor,
+    w13: _Experts,
+    w2: _Experts,
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     options: LayerOptions,
 ) -> torch.Tensor:
     offsets, row_index, row_position = sort_by_expert(
-        topk_ids, w13.size(0), expert_map=options.expert_map
+        topk_ids, w13.num_experts, expert_map=options.expert_map
     )
     scales_input = options.apply_router_weight_on_input
-    intermediate = grouped_gemm(
-        hidden_states,
-        w13,
-        offsets,
-        row_index,
-        top_k=topk_ids.size(1),
-        epilogue=EPILOGUES.index("gated" if options.gated else "ungated"),
+    first = EpilogueOptions(
         bias=options.w13_bias,
         activation=options.activation,
         gate_up_order=options.gate_up_order,
@@ -263,7 +357,20 @@ def _batch(
         swiglu_limit=options.swiglu_limit,
         row_scale=topk_weights.reshape(-1) if scales_input else None,
     )
-    rows = grouped_gemm(intermediate, w2, offsets).float()
+    intermediate = _gemm(
+        hidden_states,
+        w13,
+        offsets,
+        row_index,
+        num_columns=w13.num_rows // (2 if options.gated else 1),
+        top_k=topk_ids.size(1),
+        epilogue=EPILOGUES.index("gated" if options.gated else "ungated"),
+        chosen=first,
+    )
+    no_epilogue = EPILOGUES.index("none")
+    rows = _gemm(
+        intermediate, w2, offsets, None, w2.num_rows, 1, no_epilogue, EpilogueOptions()
+    ).float()
     if options.w2_bias is not None:
         rows[: offsets[-1]] += options.w2_bias.float().repeat_interleave(offsets.diff(), dim=0)
 

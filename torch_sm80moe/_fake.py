@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from torch_sm80moe import _ops, _shapes
-from torch_sm80moe._options import EpilogueOptions, LayerOptions
+from torch_sm80moe._options import EpilogueOptions, LayerOptions, PackedTensors
 
 _NUM_TACTICS = _ops.tactic_table().size(0)
 
@@ -54,6 +54,35 @@ def _fused_moe_out(
 ) -> None:
     chosen = LayerOptions(**options)
     _shapes.fused_moe_out(hidden_states, w13, w2, topk_weights, topk_ids, out, chosen)
+
+
+@_fake("fused_moe_quantized")
+def _fused_moe_quantized(
+    hidden_states: torch.Tensor,
+    w13: torch.Tensor,
+    w13_scale: torch.Tensor,
+    w13_codes: torch.Tensor | None,
+    w2: torch.Tensor,
+    w2_scale: torch.Tensor,
+    w2_codes: torch.Tensor | None,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    weight_format: int,
+    group_size: int,
+    *,
+    tactic_w13: int = -1,
+    tactic_w2: int = -1,
+    **options: Any,
+) -> torch.Tensor:
+    shape = _shapes.fused_moe_quantized(
+        hidden_states,
+        PackedTensors(w13, w13_scale, w13_codes, weight_format, group_size),
+        PackedTensors(w2, w2_scale, w2_codes, weight_format, group_size),
+        topk_weights,
+        topk_ids,
+        LayerOptions(**options),
+    )
+    return hidden_states.new_empty(shape)
 
 
 @_fake("topk_route")
@@ -117,6 +146,31 @@ def _grouped_mm(
     mat_a: torch.Tensor, mat_b: torch.Tensor, *, offs: torch.Tensor, tactic: int = -1
 ) -> torch.Tensor:
     return mat_a.new_empty(_shapes.grouped_mm(mat_a, mat_b, offs))
+
+
+@_fake("grouped_gemm_quantized")
+def _grouped_gemm_quantized(
+    a: torch.Tensor,
+    w: torch.Tensor,
+    w_scale: torch.Tensor,
+    w_codes: torch.Tensor | None,
+    expert_offsets: torch.Tensor,
+    row_index: torch.Tensor | None,
+    weight_format: int,
+    group_size: int,
+    *,
+    top_k: int = 1,
+    epilogue: int = 0,
+    tactic: int = -1,
+    **options: Any,
+) -> torch.Tensor:
+    packed = PackedTensors(w, w_scale, w_codes, weight_format, group_size)
+    chosen = EpilogueOptions(**options)
+    return a.new_empty(
+        _shapes.grouped_gemm_quantized(
+            a, packed, expert_offsets, row_index, top_k, epilogue, chosen
+        )
+    )
 
 
 @_fake("combine")

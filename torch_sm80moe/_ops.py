@@ -132,10 +132,12 @@ Tensors = tuple[torch.Tensor, ...]
 
 fused_moe: Callable[..., torch.Tensor] = overload("fused_moe")
 fused_moe_out: Callable[..., None] = overload("fused_moe_out")
+fused_moe_quantized: Callable[..., torch.Tensor] = overload("fused_moe_quantized")
 topk_route: Callable[..., Tensors] = overload("topk_route")
 sort_by_expert: Callable[..., Tensors] = overload("sort_by_expert")
 grouped_gemm: Callable[..., torch.Tensor] = overload("grouped_gemm")
 grouped_mm: Callable[..., torch.Tensor] = overload("grouped_mm")
+grouped_gemm_quantized: Callable[..., torch.Tensor] = overload("grouped_gemm_quantized")
 combine: Callable[..., torch.Tensor] = overload("combine")
 tactic_table: Callable[[], torch.Tensor] = overload("tactic_table")
 select_tactic: Callable[..., int] = overload("select_tactic")

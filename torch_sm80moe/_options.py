@@ -51,3 +51,25 @@ class EpilogueOptions:
     swiglu_beta: torch.Tensor | None = None
     swiglu_limit: torch.Tensor | None = None
     row_scale: torch.Tensor | None = None
+
+
+# What packed weights hold, by the number that operators take.
+WEIGHT_FORMATS = ("int8", "int4", "fp8", "mxfp4")
+WEIGHT_BITS = {"int8": 8, "int4": 4, "fp8": 8, "mxfp4": 4}
+GROUP_SIZES = (0, 32, 64, 128)  # weights of a row that share a scale; 0 for all
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTensors:
+    """A packed weight as the operators take it; `quantization/packing.py` tells what it holds."""
+
+    values: torch.Tensor
+    scale: torch.Tensor
+    codes: torch.Tensor | None
+    weight_format: int
+    group_size: int
+
+    @property
+    def format_name(self) -> str:
+        """The name that the number stands for."""
+        return WEIGHT_FORMATS[self.weight_format]

@@ -17,10 +17,14 @@ from torch_sm80moe._options import (
     EPILOGUES,
     GATE_UP_ORDERS,
     GATED_EPILOGUES,
+    GROUP_SIZES,
     PLAIN_EPILOGUES,
     SILU,
+    WEIGHT_BITS,
+    WEIGHT_FORMATS,
     EpilogueOptions,
     LayerOptions,
+    PackedTensors,
 )
 
 MAX_EXPERTS = 1024
@@ -35,6 +39,7 @@ _HALVES = (torch.float16, torch.bfloat16)
 _LOGITS = (torch.float32, torch.float16, torch.bfloat16)
 _IDS = (torch.int32, torch.int64)
 _ROW_MULTIPLE = 8  # 16 bytes of a 16-bit type: the unit in which the kernels copy rows.
+_MXFP4_GROUP = 32
 _MAX_INT = 2**31 - 1
 _MAX_BYTES = 2**63 - 1
 
@@ -112,6 +117,25 @@ def fused_moe_out(
     _require_device(op, "out", out, hidden_states, "hidden_states")
 
 
+def fused_moe_quantized(
+    hidden_states: torch.Tensor,
+    w13: PackedTensors,
+    w2: PackedTensors,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    options: LayerOptions,
+) -> tuple[int, int]:
+    """Check the arguments of `fused_moe_quantized`; return the shape [T, H]."""
+    op = "fused_moe_quantized"
+    _require_dtype(op, "hidden_states", hidden_states, _HALVES)
+    _require_shape(op, "hidden_states", hidden_states, ("T", "H"))
+    unpacked_w13 = _unpacked(op, "w13", w13, hidden_states, "hidden_states", hidden_states.size(1))
+    intermediate_size = unpacked_w13.size(1) // (2 if options.gated else 1)
+    unpacked_w2 = _unpacked(op, "w2", w2, hidden_states, "hidden_states", intermediate_size)
+    weights = unpacked_w13, unpacked_w2
+    return fused_moe(hidden_states, *weights, topk_weights, topk_ids, options, op=op)
+
+
 def topk_route(
     router_logits: torch.Tensor,
     top_k: int,
@@ -174,9 +198,10 @@ def grouped_gemm(
     top_k: int,
     epilogue: int,
     options: EpilogueOptions,
+    *,
+    op: str = "grouped_gemm",
 ) -> tuple[int, int]:
     """Check the arguments of `grouped_gemm`; return the shape of the result."""
-    op = "grouped_gemm"
     _require_dtype(op, "a", a, _HALVES)
     _require_dtype(op, "w", w, (a.dtype,))
     _require_dtype(op, "expert_offsets", expert_offsets, (torch.int32,))
@@ -241,6 +266,23 @@ def grouped_mm(mat_a: torch.Tensor, mat_b: torch.Tensor, offs: torch.Tensor) -> 
     _require_device(op, "mat_b", mat_b, mat_a, "mat_a")
     _require_device(op, "offs", offs, mat_a, "mat_a")
     return mat_a.size(0), num_columns
+
+
+def grouped_gemm_quantized(
+    a: torch.Tensor,
+    w: PackedTensors,
+    expert_offsets: torch.Tensor,
+    row_index: torch.Tensor | None,
+    top_k: int,
+    epilogue: int,
+    options: EpilogueOptions,
+) -> tuple[int, int]:
+    """Check the arguments of `grouped_gemm_quantized`; return the shape of the result."""
+    op = "grouped_gemm_quantized"
+    _require_dtype(op, "a", a, _HALVES)
+    _require_shape(op, "a", a, ("S", "K"))
+    unpacked = _unpacked(op, "w", w, a, "a", a.size(1))
+    return grouped_gemm(a, unpacked, expert_offsets, row_index, top_k, epilogue, options, op=op)
 
 
 def combine(
@@ -310,6 +352,45 @@ def configure(shared_memory_limit: int | None, workspace_limit: int | None) -> N
 def tactic(op: str, name: str, value: int, num_tactics: int) -> None:
     """Check the id of a tactic; -1 selects one."""
     _require_int(op, name, value, -1, num_tactics - 1, "the last tactic")
+
+
+def _unpacked(
+    op: str, name: str, w: PackedTensors, leader: torch.Tensor, leader_name: str, k: int
+) -> torch.Tensor:
+    """Check a packed weight; return what the rules of 16-bit weights can be asked of.
+
+    That is a weight of its shape and the activations' dtype, whose rows are all the same memory.
+    """
+    _require_int(op, "weight_format", w.weight_format, 0, len(WEIGHT_FORMATS) - 1)
+    if w.group_size not in GROUP_SIZES:
+        raise ValueError(f"{op}: group_size must be 0, 32, 64 or 128, got {w.group_size}")
+    is_mxfp4 = w.format_name == "mxfp4"
+    if is_mxfp4 and w.group_size != _MXFP4_GROUP:
+        raise ValueError(f"{op}: group_size must be {_MXFP4_GROUP} for mxfp4, got {w.group_size}")
+    row_bytes = -(-k * WEIGHT_BITS[w.format_name] // 128) * 16
+    _require_dtype(op, name, w.values, (torch.uint8,))
+    _require_shape(op, name, w.values, ("E", "N", row_bytes))
+    num_experts, n = w.values.size(0), w.values.size(1)
+    _require_num_experts(op, name, num_experts)
+    _require_int(op, f"{name}'s rows of all experts", num_experts * n, 1, _MAX_INT)
+
+    groups = -(-k // w.group_size) if w.group_size else 1
+    scale_name, codes_name = f"{name}_scale", f"{name}_codes"
+    _require_dtype(op, scale_name, w.scale, (torch.float32,))
+    _require_shape(op, scale_name, w.scale, (num_experts, n, 1 if is_mxfp4 else groups))
+    if w.format_name == "fp8" and w.codes is not None:
+        raise ValueError(f"{op}: {codes_name} must be None for fp8, got a tensor")
+    if is_mxfp4 and w.codes is None:
+        raise ValueError(f"{op}: {codes_name} must be a tensor for mxfp4, got None")
+    tensors = {name: w.values, scale_name: w.scale}
+    if w.codes is not None:
+        _require_dtype(op, codes_name, w.codes, (torch.uint8,))
+        _require_shape(op, codes_name, w.codes, (num_experts, n, -(-groups // 4) * 4))
+        tensors[codes_name] = w.codes
+    for tensor_name, tensor in tensors.items():
+        _require_contiguous(op, tensor_name, tensor)
+        _require_device(op, tensor_name, tensor, leader, leader_name)
+    return leader.new_empty(k).expand(num_experts, n, k)
 
 
 def _require_dtype(

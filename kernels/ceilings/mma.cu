@@ -54,9 +54,9 @@ struct Fragments {
   SM80MOE_DEVICE void load(int part, uint32_t a_lane, uint32_t b_lane, int step) {
     const int i = part % kMmasM, offset = i * 16 * Tile::kRowBytes;
     if (part < kMmasM)
-      ptx::ldmatrix_x4(a[i], Tile::advance_pairs(a_lane, step) + offset);
+      ptx::ldmatrix_x4(a[i], Tile::advance(a_lane, 2 * step) + offset);
     else
-      ptx::ldmatrix_x4(b[i], Tile::advance_pairs(b_lane, step) + offset);
+      ptx::ldmatrix_x4(b[i], Tile::advance(b_lane, 2 * step) + offset);
   }
 };
 static_assert(kMmasM == kPairs && Fragments::kParts == kMmasN);

@@ -27,6 +27,18 @@ SM80MOE_DEVICE float2 unpack_pair(uint32_t pair, __half) {
   return __half22float2(reinterpret_cast<const __half2&>(pair));
 }
 
+// a * b + c in both halves, each rounded once.
+SM80MOE_DEVICE uint32_t fma_pair(uint32_t a, uint32_t b, uint32_t c, __nv_bfloat16) {
+  const auto as_pair = [](const uint32_t& x) { return reinterpret_cast<const __nv_bfloat162&>(x); };
+  const __nv_bfloat162 sum = __hfma2(as_pair(a), as_pair(b), as_pair(c));
+  return reinterpret_cast<const uint32_t&>(sum);
+}
+SM80MOE_DEVICE uint32_t fma_pair(uint32_t a, uint32_t b, uint32_t c, __half) {
+  const auto as_pair = [](const uint32_t& x) { return reinterpret_cast<const __half2&>(x); };
+  const __half2 sum = __hfma2(as_pair(a), as_pair(b), as_pair(c));
+  return reinterpret_cast<const uint32_t&>(sum);
+}
+
 // Rounded to nearest even.
 SM80MOE_DEVICE __nv_bfloat16 from_float(float x, __nv_bfloat16) { return __float2bfloat16_rn(x); }
 SM80MOE_DEVICE __half from_float(float x, __half) { return __float2half_rn(x); }

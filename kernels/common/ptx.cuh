@@ -38,6 +38,16 @@ SM80MOE_DEVICE void cp_async_ca_16(uint32_t dst, const void* src, uint32_t valid
                :: "r"(dst), "l"(src), "r"(valid) : "memory");
 }
 
+// 4 bytes; zeros when `valid` is 0.
+SM80MOE_DEVICE void cp_async_4(uint32_t dst, const void* src, uint32_t valid) {
+  asm volatile("{\n"
+               ".reg .pred ignore_src;\n"
+               "setp.eq.u32 ignore_src, %2, 0;\n"
+               "cp.async.ca.shared.global [%0], [%1], 4, ignore_src;\n"
+               "}"
+               :: "r"(dst), "l"(src), "r"(valid) : "memory");
+}
+
 SM80MOE_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 // Returns when at most kPending of this thread's groups are still in flight. Other threads see the
@@ -50,6 +60,26 @@ SM80MOE_DEVICE void cp_async_wait() {
 // Fetches the 32-byte sector of `address` into L2; nobody waits for it.
 SM80MOE_DEVICE void prefetch_global_l2(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" :: "l"(address));
+}
+
+SM80MOE_DEVICE uint32_t ld_shared_b32(uint32_t address) {
+  uint32_t word;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(address));
+  return word;
+}
+SM80MOE_DEVICE float2 ld_shared_v2_f32(uint32_t address) {
+  float2 words;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(words.x), "=f"(words.y) : "r"(address));
+  return words;
+}
+
+// Any function of three bits, for all bits of three words at once; kTable is its truth table: the
+// function of 0xf0, 0xcc and 0xaa. From C++ nvcc makes two instructions where two constants meet.
+template <int kTable>
+SM80MOE_DEVICE uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm volatile("lop3.b32 %0, %1, %2, %3, %4;" : "=r"(d) : "r"(a), "r"(b), "r"(c), "n"(kTable));
+  return d;
 }
 
 // Lanes 8i..8i+7 give the row addresses of matrix i; lane l receives elements 2(l%4), 2(l%4)+1 of

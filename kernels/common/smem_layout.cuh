@@ -26,11 +26,10 @@ struct SwizzledTile {
     return row * kRowBytes + (chunk ^ ((row / kRowsPerLine) & kXorMask)) * kChunkBytes;
   }
 
-  // The offset of the same row `steps` chunk pairs further on, without recomputing the swizzle:
-  // chunk pairs differ in bits that the XOR leaves alone, provided `offset` is that of chunk 0
-  // or 1.
-  SM80MOE_HOST_DEVICE static constexpr int advance_pairs(int offset, int steps) {
-    return offset ^ (steps * 2 * kChunkBytes);
+  // The offset of the same row `chunks` further on, without recomputing the swizzle: exact when
+  // the chunk of `offset` and `chunks` have no bit in common.
+  SM80MOE_HOST_DEVICE static constexpr int advance(int offset, int chunks) {
+    return offset ^ (chunks * kChunkBytes);
   }
 
   static constexpr bool conflict_free() {
@@ -46,9 +45,10 @@ struct SwizzledTile {
 
   static constexpr bool advance_is_exact() {
     for (int row = 0; row < min_of(kRows, 16); ++row)
-      for (int chunk = 0; chunk < 2; ++chunk)
-        for (int steps = 0; steps * 2 + chunk < kChunksPerRow; ++steps)
-          if (advance_pairs(byte_offset(row, chunk), steps) != byte_offset(row, steps * 2 + chunk))
+      for (int chunk = 0; chunk < kChunksPerRow; ++chunk)
+        for (int chunks = 0; chunks < kChunksPerRow; ++chunks)
+          if ((chunk & chunks) == 0 &&
+              advance(byte_offset(row, chunk), chunks) != byte_offset(row, chunk + chunks))
             return false;
     return true;
   }

@@ -7,8 +7,9 @@ namespace sm80moe::gemm {
 namespace {
 
 int choose(const GemmProblem& gemm, Tactics among, int device, const DeviceInfo& info) {
-  const LaunchTable& table = launch_table_for(gemm.type, gemm.epilogue);
-  const int tuned = tuned_tactic(device, gemm);
+  const LaunchTable& table = launch_table_for(gemm.type, gemm.format, gemm.epilogue);
+  // Only 16-bit weights are tuned.
+  const int tuned = gemm.format == WeightFormat::kDense ? tuned_tactic(device, gemm) : kNoTactic;
   if (tuned != kNoTactic && is_among(tuned, among) &&
       tactic_fits(table, tuned, gemm.shape.num_experts, info))
     return tuned;
@@ -16,7 +17,7 @@ int choose(const GemmProblem& gemm, Tactics among, int device, const DeviceInfo&
 }
 
 // Everything that a choice depends on.
-using Question = std::array<int, 10>;
+using Question = std::array<int, 11>;
 
 struct Answer {
   Question question{};  // all zero: no call has no rows
@@ -43,6 +44,7 @@ int choose_tactic(const GemmProblem& gemm, Tactics among, int device, const Devi
                              gemm.shape.n,
                              gemm.shape.k,
                              static_cast<int>(gemm.type),
+                             static_cast<int>(gemm.format),
                              static_cast<int>(gemm.epilogue),
                              static_cast<int>(among),
                              device,

@@ -1,6 +1,7 @@
 #pragma once
 // The kernel: tiles x mainloop x epilogue, composition only.
 
+#include "gemm/column_scale.cuh"
 #include "gemm/epilogue.cuh"
 #include "gemm/mainloop.cuh"
 #include "gemm/reduce_warps.cuh"
@@ -35,7 +36,7 @@ __global__ void __launch_bounds__(Config::kThreads)
   const uint32_t ring = ptx::shared_address(smem);
   Loader loader(args, tiles, ring);
   const int second_tile = tiles.claim();
-  Loop mainloop(loader, ring);
+  Loop mainloop(args, loader, ring);
   tiles.announce(second_tile);
 
   const int num_k_tiles = ceil_div(args.k, Config::kCtaK);
@@ -52,6 +53,8 @@ __global__ void __launch_bounds__(Config::kThreads)
         tile.tile_n * columns.per_tile + Loop::warp_col(warp) / Epilogue::kTileRowsPerColumn;
     const WarpTile warp_tile{tile.expert, tile.m_begin + Loop::warp_row(warp),
                              Config::kRowsPerBlock, tile.m_end, col0};
+    if constexpr (Weight::kIsPacked)
+      scale_columns<Config, Weight, typename Loader::Columns>(args, columns, warp_tile, acc);
     Epilogue::template store<T, Config::kWarpN>(args, columns, warp_tile, acc);
     tiles.announce(claimed);
   }

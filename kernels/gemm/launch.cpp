@@ -2,7 +2,9 @@
 
 namespace sm80moe::gemm {
 
-const LaunchTable& launch_table_for(ElementType type, EpilogueKind epilogue) {
+namespace {
+
+const LaunchTable& dense_table(ElementType type, EpilogueKind epilogue) {
   const bool bf16 = type == ElementType::kBFloat16;
   switch (epilogue) {
     case EpilogueKind::kStore:
@@ -11,6 +13,26 @@ const LaunchTable& launch_table_for(ElementType type, EpilogueKind epilogue) {
       return bf16 ? kBf16Swiglu : kFp16Swiglu;
     default:
       return bf16 ? kBf16General : kFp16General;
+  }
+}
+
+}  // namespace
+
+const LaunchTable& launch_table_for(ElementType type, WeightFormat format, EpilogueKind epilogue) {
+  const bool bf16 = type == ElementType::kBFloat16;
+  switch (format) {
+    case WeightFormat::kInt8:
+      return bf16 ? kBf16Int8 : kFp16Int8;
+    case WeightFormat::kInt8Group:
+      return bf16 ? kBf16Int8Group : kFp16Int8Group;
+    case WeightFormat::kInt4:
+      return bf16 ? kBf16Int4 : kFp16Int4;
+    case WeightFormat::kFp8:
+      return bf16 ? kBf16Fp8 : kFp16Fp8;
+    case WeightFormat::kMxfp4:
+      return bf16 ? kBf16Mxfp4 : kFp16Mxfp4;
+    default:
+      return dense_table(type, epilogue);
   }
 }
 

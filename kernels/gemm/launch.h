@@ -14,13 +14,17 @@ using LaunchFn = cudaError_t (*)(const GroupedGemmArgs&, int device, const Devic
                                  cudaStream_t);
 
 struct LaunchTable {
-  LaunchFn launch[kNumTactics];  // null where the epilogue has too few registers for the tactic
-  int smem_bytes[kNumTactics];   // of one CTA, without the scheduler's list
+  LaunchFn
+      launch[kNumTactics];      // null where epilogue or weight format have no kernel of the tactic
+  int smem_bytes[kNumTactics];  // of one CTA, without the scheduler's list
 };
 
 extern const LaunchTable kBf16Store, kBf16Swiglu, kBf16General;
 extern const LaunchTable kFp16Store, kFp16Swiglu, kFp16General;
+extern const LaunchTable kBf16Int8, kBf16Int8Group, kBf16Int4, kBf16Fp8, kBf16Mxfp4;
+extern const LaunchTable kFp16Int8, kFp16Int8Group, kFp16Int4, kFp16Fp8, kFp16Mxfp4;
 
-const LaunchTable& launch_table_for(ElementType type, EpilogueKind epilogue);
+// `type` is that of the activations.
+const LaunchTable& launch_table_for(ElementType type, WeightFormat format, EpilogueKind epilogue);
 
 }  // namespace sm80moe::gemm

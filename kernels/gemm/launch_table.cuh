@@ -30,9 +30,17 @@ cudaError_t resident_ctas(Kernel* kernel, int threads, int device, std::atomic<i
   return cudaSuccess;
 }
 
+template <int kId, class Weight, class Epilogue>
+constexpr bool has_kernel() {
+  return Weight::has_tactic(kTactics[kId]) && Epilogue::template has_registers<ConfigAt<kId>>();
+}
+
 template <int kId, class T, class Weight, class Epilogue>
 constexpr int fixed_smem_bytes() {
-  return GroupedGemmSmem<ConfigAt<kId>, T, Weight, Epilogue>::kFixedBytes;
+  if constexpr (has_kernel<kId, Weight, Epilogue>())
+    return GroupedGemmSmem<ConfigAt<kId>, T, Weight, Epilogue>::kFixedBytes;
+  else
+    return 0;
 }
 
 template <int kId, class T, class Weight, class Epilogue>
@@ -66,7 +74,7 @@ cudaError_t launch(const GroupedGemmArgs& general_args, int device, const Device
 
 template <int kId, class T, class Weight, class Epilogue>
 constexpr LaunchFn launch_or_null() {
-  if constexpr (Epilogue::template has_registers<ConfigAt<kId>>())
+  if constexpr (has_kernel<kId, Weight, Epilogue>())
     return &launch<kId, T, Weight, Epilogue>;
   else
     return nullptr;
@@ -78,7 +86,7 @@ constexpr LaunchTable make_launch_table(std::integer_sequence<int, kIds...>) {
           {fixed_smem_bytes<kIds, T, Weight, Epilogue>()...}};
 }
 
-// Instantiates the kernel once per row of kTactics, where the epilogue can do with what it leaves.
+// Instantiates the kernel once per row of kTactics that weight format and epilogue can do with.
 template <class T, class Weight, class Epilogue>
 constexpr LaunchTable launch_table() {
   return make_launch_table<T, Weight, Epilogue>(std::make_integer_sequence<int, kNumTactics>{});

@@ -17,8 +17,8 @@ class Mainloop {
   using WTile = typename Loader::WTile;
   using Accumulator = float[Config::kMmasM][Config::kMmasN][4];
 
-  SM80MOE_DEVICE Mainloop(Loader& loader, uint32_t ring)
-      : loader_(loader), ring_(ring), stage_(ring) {
+  SM80MOE_DEVICE Mainloop(const GroupedGemmArgs& args, Loader& loader, uint32_t ring)
+      : loader_(loader), ring_(ring), stage_(ring), groups_(args, warp_col(warp_index())) {
     const int lane = lane_index(), warp = warp_index();
     // Where in a row this warp's share of the reduction starts.
     const int k_bytes = warp_k(warp) * Config::kWarpK * static_cast<int>(sizeof(T));
@@ -36,6 +36,7 @@ class Mainloop {
     }
     wait_for_stage();
     load_w<0, 1>(0, 0);
+    decode_w<0, 1>(0, 0, 0);
     load_a_from<0>();
   }
 
@@ -55,6 +56,7 @@ class Mainloop {
  private:
   static constexpr int kPairs = Config::kMmasN / 2;  // of 8-column blocks: what one ldmatrix loads
   static constexpr int kLastStep = Config::kMmasK - 1;
+  using Groups = GroupTile<Config, Weight>;
 
   // Fragments of the next step are loaded during a step. Those of the weights have two buffers, and
   // so have the activations' in small warp tiles. Large ones have mma enough to replace a block's
@@ -66,13 +68,21 @@ class Mainloop {
   template <int kBlocks>
   SM80MOE_DEVICE void run_blocks(int num_k_tiles, int blocks, Accumulator& acc) {
     if constexpr (kBlocks > 1) {
-      if (blocks < kBlocks) return run_blocks<kBlocks - 1>(num_k_tiles, blocks, acc);
+      // Packed weights, of which there are many formats, make do with fewer loops.
+      constexpr int kFewer = Weight::kIsPacked ? kBlocks / 2 : kBlocks - 1;
+      if (blocks <= kFewer) return run_blocks<kFewer>(num_k_tiles, blocks, acc);
     }
 #pragma unroll 1
     for (int k_tile = 0; k_tile < num_k_tiles; ++k_tile) {
+      const int depth = k_tile * Config::kCtaK;
 #pragma unroll
-      for (int step = 0; step < kLastStep; ++step) inner_step<kBlocks>(acc, step);
-      last_step<kBlocks>(acc);
+      for (int step = 0; step < kLastStep; ++step) {
+        if (step % Groups::kStepsPerSlice == 0)
+          groups_.begin_sums(stage_ + Loader::kGroupsOffset, step / Groups::kStepsPerSlice,
+                             depth + step * Config::kMmaK, acc);
+        inner_step<kBlocks>(acc, step, depth);
+      }
+      last_step<kBlocks>(acc, k_tile + 1 < num_k_tiles ? depth + Config::kCtaK : 0);
     }
   }
 
@@ -80,7 +90,7 @@ class Mainloop {
   // are dealt out between the blocks and copies between the steps, so that neither the tensor cores
   // nor shared memory wait for a burst of the other.
   template <int kBlocks>
-  SM80MOE_DEVICE void inner_step(Accumulator& acc, int step) {
+  SM80MOE_DEVICE void inner_step(Accumulator& acc, int step, int depth) {
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
       load_w<0, kBlocks>(block, step + 1);
@@ -92,6 +102,7 @@ class Mainloop {
         load_a(block - 1, step + 1);
       issue_copies<kBlocks>(step, block);
       multiply(acc, block, step);
+      decode_w<0, kBlocks>(block, step + 1, depth);
     }
   }
 
@@ -106,9 +117,10 @@ class Mainloop {
         loader_.template issue<kLastStep * kGroups>(step * kGroups + group);
   }
 
-  // The last step turns to the next stage when nothing of this one is left to load.
+  // The last step turns to the next stage, at `next_depth`, when nothing of this one is left to
+  // load.
   template <int kBlocks>
-  SM80MOE_DEVICE void last_step(Accumulator& acc) {
+  SM80MOE_DEVICE void last_step(Accumulator& acc, int next_depth) {
     constexpr int kBlocksBefore = kInPlace ? 1 : 0;
     if constexpr (kInPlace) {
       load_a(kBlocks - 1, kLastStep);
@@ -123,9 +135,11 @@ class Mainloop {
         load_w<kBlocksBefore, kBlocks>(block, 0);
         load_a(block - kBlocksBefore, 0);
         multiply(acc, block, kLastStep);
+        decode_w<kBlocksBefore, kBlocks>(block, 0, next_depth);
       }
     } else {
       load_w<0, 1>(0, 0);
+      decode_w<0, 1>(0, 0, next_depth);
     }
     // The tile that the new stage belongs to may have more blocks than this one.
     load_a_from<kBlocks - kBlocksBefore>();
@@ -143,20 +157,48 @@ class Mainloop {
     __syncthreads();
   }
 
-  // This block's share, of blocks kBegin to kEnd, of the weight fragments of `step`.
+  // This block's share, of blocks kBegin to kEnd, of the weight fragments of `step`. Packed weights
+  // come at once, as they are stored.
   template <int kBegin, int kEnd>
   SM80MOE_DEVICE void load_w(int block, int step) {
     constexpr int kShares = kEnd - kBegin;
     const int share = block - kBegin;
+    if constexpr (Weight::kIsPacked) {
+      if (share > 0 || step % Weight::kStepsPerLoad != 0) return;
 #pragma unroll
-    for (int pair = share * kPairs / kShares; pair < (share + 1) * kPairs / kShares; ++pair) {
-      const uint32_t w = WTile::advance_pairs(stage_ + w_lane_, step);
-      Weight::load_fragments(w_frag_[step % 2][pair], w + pair * 16 * WTile::kRowBytes);
+      for (int four = 0; four < kPairs / 2; ++four) {
+        const uint32_t w = WTile::advance(stage_ + w_lane_, step / Weight::kStepsPerLoad);
+        Weight::load_raw(w_raw_[four], w + four * 32 * WTile::kRowBytes);
+      }
+    } else {
+#pragma unroll
+      for (int pair = share * kPairs / kShares; pair < (share + 1) * kPairs / kShares; ++pair) {
+        const uint32_t w = WTile::advance(stage_ + w_lane_, 2 * step);
+        Weight::load_fragments(w_frag_[step % 2][pair], w + pair * 16 * WTile::kRowBytes);
+      }
+    }
+  }
+
+  // The block's share of making fragments of packed weights, after its mma: they are issued, and
+  // the tensor cores are busy with them. The stage begins at `depth`.
+  template <int kBegin, int kEnd>
+  SM80MOE_DEVICE void decode_w(int block, int step, int depth) {
+    if constexpr (Weight::kIsPacked) {
+      constexpr int kShares = kEnd - kBegin;
+      const int share = block - kBegin;
+      if (share == 0 && step % Groups::kStepsPerSlice == 0)
+        groups_.begin_fragments(stage_ + Loader::kGroupsOffset, depth + step * Config::kMmaK);
+#pragma unroll
+      for (int i = share * kPairs / kShares * 2; i < (share + 1) * kPairs / kShares * 2; ++i) {
+        uint32_t* w = w_frag_[step % 2][i / 2] + i % 2 * 2;
+        Weight::decode(w_raw_[i / 4][i % 4], step % Weight::kStepsPerLoad, groups_.column_word(i),
+                       w[0], w[1]);
+      }
     }
   }
 
   SM80MOE_DEVICE void load_a(int block, int step) {
-    const uint32_t a = ATile::advance_pairs(stage_ + a_lane_, step);
+    const uint32_t a = ATile::advance(stage_ + a_lane_, 2 * step);
     ptx::ldmatrix_x4(a_frag_[step % kABuffers][block],
                      a + block * Config::kRowsPerBlock * ATile::kRowBytes);
   }
@@ -184,6 +226,8 @@ class Mainloop {
   uint32_t a_lane_, w_lane_;  // where in it this lane's first fragments are
   uint32_t a_frag_[kABuffers][Config::kMmasM][4];
   uint32_t w_frag_[2][kPairs][4];
+  GroupReader<Config, Weight> groups_;
+  uint32_t w_raw_[Weight::kIsPacked ? kPairs / 2 : 1][4];
 };
 
 }  // namespace sm80moe::gemm

@@ -12,6 +12,27 @@ struct TileColumns {
   int total, per_tile, up;
 };
 
+// What W holds. Packed weights are laid out for the kernels; weight_format.cuh says how.
+enum class WeightFormat { kDense, kInt8, kInt8Group, kInt4, kFp8, kMxfp4 };
+
+// Bits that a weight takes.
+constexpr int weight_bits(WeightFormat format) {
+  if (format == WeightFormat::kDense) return 16;
+  return format == WeightFormat::kInt4 || format == WeightFormat::kMxfp4 ? 4 : 8;
+}
+
+// What stands beside packed weights. Column c of the result has weight row c * row_step, and if it
+// is gated the up row, up_rows further on.
+struct PackedArgs {
+  WeightFormat format;
+  const float* scale;    // [num_experts, n, groups]: where the first column's row begins
+  const uint8_t* codes;  // [num_experts, n, code_bytes], likewise, or null
+  int row_step, up_rows;
+  int groups;       // scales of a row
+  int group_shift;  // a group is 1 << group_shift weights of a row; 31 for all of it
+  int code_bytes;   // of a row, a multiple of 4
+};
+
 // out[m, :] = epilogue(A[source(m), :] @ W[e].T)   for m in [expert_offsets[e],
 // expert_offsets[e+1]) source(m) = row_index[m] / top_k, or m when row_index is null. Strides are
 // in elements.
@@ -32,12 +53,13 @@ struct GroupedGemmArgs {
   int num_experts;
   int n;
   int k;
-  // For kGated and kUngated alone, which one kernel computes.
+  // For kGated and kUngated, and packed weights, which one kernel computes.
   bool gated;
   TileColumns columns;  // which the launch of a tactic sets
   EpilogueArgs epilogue;
   const float* row_scale;    // [num_source_rows, top_k], of a row's pair; null stands for 1
   int64_t row_scale_stride;  // from one source row to the next
+  PackedArgs packed;
 };
 
 // The numbers that the operators take. The first two know nothing of options.

@@ -92,7 +92,8 @@ double estimate_us(const GemmShape& shape, int tactic, int smem, const DeviceInf
   // Tiles come from a queue: SMs end together but for part of a tile.
   const double compute_us = total.sm_us / info.num_sms + kLastTiles * total.sm_us / total.tiles;
 
-  const double weight_bytes = 2 * rows.active_experts * shape.n * static_cast<double>(shape.k);
+  const double weight_bytes =
+      shape.weight_bits / 8.0 * rows.active_experts * shape.n * static_cast<double>(shape.k);
   const double tiles_per_sm = total.tiles / info.num_sms;
   const double uneven = std::ceil(tiles_per_sm) / tiles_per_sm - 1;
   const double dram_us = weight_bytes / info.dram_bytes_per_us * (1 + kUnevenSms * uneven);

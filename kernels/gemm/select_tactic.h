@@ -12,6 +12,7 @@ struct GemmShape {
   int num_rows;  // rows of all experts together
   int num_experts;
   int n, k;
+  int weight_bits = 16;  // that one weight takes
 };
 
 // Which tactics a choice is made among.
@@ -25,7 +26,7 @@ bool is_among(int tactic, Tactics among);
 // Shared memory that one CTA of the tactic needs for so many experts.
 int smem_bytes(const LaunchTable& table, int tactic, int num_experts);
 
-// True if that much is to be had on the device, and the table has the tactic.
+// True if the table has a kernel of the tactic, and that much is to be had on the device.
 bool tactic_fits(const LaunchTable& table, int tactic, int num_experts, const DeviceInfo& info);
 
 // Estimated time in microseconds of a tactic whose CTAs take `smem` bytes; see docs/tactics.md.

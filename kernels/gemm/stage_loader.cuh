@@ -7,6 +7,7 @@
 #include "gemm/problem.h"
 #include "gemm/tile_config.cuh"
 #include "gemm/tile_queue.cuh"
+#include "gemm/weight_groups.cuh"
 
 namespace sm80moe::gemm {
 
@@ -42,14 +43,14 @@ struct TileCopy {
 template <class Config, class T, class Weight, class Epilogue>
 class StageLoader {
  public:
-  using Stored = typename Weight::Stored;
   using ATile = SwizzledTile<T, Config::kCtaM, Config::kCtaK>;
-  using WTile = SwizzledTile<Stored, Config::kCtaN, Config::kCtaK>;
+  using WTile = SwizzledTile<uint8_t, Config::kCtaN, Config::kCtaK * Weight::kBits / 8>;
   using Columns = typename Epilogue::template Columns<Config::kWarpN>;
 
   static constexpr int kCopies = TileCopy<ATile, Config::kThreads>::kPasses +
                                  TileCopy<WTile, Config::kThreads>::kPasses;  // a thread, a stage
-  static constexpr int kStageBytes = ATile::kBytes + WTile::kBytes;
+  static constexpr int kGroupsOffset = ATile::kBytes + WTile::kBytes;         // in a stage
+  static constexpr int kStageBytes = kGroupsOffset + GroupTile<Config, Weight>::kBytes;
   static constexpr int kRingBytes = kStageBytes * Config::kStages;
 
   SM80MOE_DEVICE StageLoader(const GroupedGemmArgs& args, TileQueue<Config>& tiles, uint32_t ring)
@@ -68,6 +69,7 @@ class StageLoader {
   // Issues part `part` of kParts of the current stage's copies; zeros when no stage remains.
   template <int kParts>
   SM80MOE_DEVICE void issue(int part) const {
+    if (part == 0) groups_.issue(args_.packed, stage_ + kGroupsOffset, depth(), args_.k);
 #pragma unroll
     for (int copy = 0; copy < kCopies; ++copy) {
       if (copy * kParts / kCopies != part) continue;
@@ -100,6 +102,7 @@ class StageLoader {
   using ACopy = TileCopy<ATile, Config::kThreads>;
   using WCopy = TileCopy<WTile, Config::kThreads>;
   static_assert(kCopies <= 32, "one validity bit a copy");
+  static constexpr int kWeightsPerChunk = kChunkBytes * 8 / Weight::kBits;
   static constexpr uint32_t kACopies = (1u << ACopy::kPasses) - 1;
   static_assert(WTile::conflict_free() && WTile::advance_is_exact());
   static_assert(ATile::conflict_free() && ATile::advance_is_exact());
@@ -112,6 +115,7 @@ class StageLoader {
     ExpertTile tile;
     live_ = 0;
     k_tiles_left_ = 0;
+    groups_.enter_row(groups_.kNoRow);
     if (!tiles_.enter_next(tile)) return;
     k_tiles_left_ = ceil_div(args_.k, Config::kCtaK);
     find_a_rows(tile);
@@ -149,6 +153,23 @@ class StageLoader {
       const int column = Columns::output_column(tile_row) + Columns::is_up(tile_row) * columns.up;
       if (col0 + column < columns.total) live_ |= 1u << (ACopy::kPasses + pass);
     }
+    find_group_row(tile.expert, columns, col0);
+  }
+
+  // Scales and codes of this thread's row, one a thread.
+  SM80MOE_DEVICE void find_group_row(int expert, const TileColumns& columns, int col0) {
+    if constexpr (Weight::kIsPacked) {
+      const int tile_row = threadIdx.x % Config::kCtaN;
+      const bool is_up = Columns::is_up(tile_row);
+      const int column = col0 + Columns::output_column(tile_row);
+      if (column + is_up * columns.up < columns.total)
+        groups_.enter_row(packed_row(args_, columns, expert, column, is_up));
+    }
+  }
+
+  // How far in the reduction the stage begins.
+  SM80MOE_DEVICE int depth() const {
+    return (ceil_div(args_.k, Config::kCtaK) - k_tiles_left_) * Config::kCtaK;
   }
 
   // Only the last k tile can be short; of it the chunks past the end are zeros.
@@ -156,7 +177,7 @@ class StageLoader {
     if (k_tiles_left_ > 1) return;
     const int k_in_tile = args_.k - (ceil_div(args_.k, Config::kCtaK) - 1) * Config::kCtaK;
     if (ACopy::thread_chunk() * ATile::kElemsPerChunk >= k_in_tile) live_ &= ~kACopies;
-    if (WCopy::thread_chunk() * WTile::kElemsPerChunk >= k_in_tile) live_ &= kACopies;
+    if (WCopy::thread_chunk() * kWeightsPerChunk >= k_in_tile) live_ &= kACopies;
   }
 
   // From a row of W of the tile's first column to that of the column which lies in `tile_row`.
@@ -196,6 +217,7 @@ class StageLoader {
   const char* w_up_source_ = nullptr;      // where passes alternate between gates and ups
   uint32_t a_chunk_[ACopy::kPasses] = {};  // gathered rows, in chunks from the tensor's start
   uint32_t live_;
+  GroupLoader<Config, Weight> groups_;
 };
 
 }  // namespace sm80moe::gemm

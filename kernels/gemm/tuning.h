@@ -12,6 +12,7 @@ struct GemmProblem {
   ElementType type;
   EpilogueKind epilogue;
   GemmShape shape;
+  WeightFormat format = WeightFormat::kDense;
 };
 
 struct Measurement {

@@ -22,6 +22,8 @@ const char* dtype_name(ScalarType type) {
       return "float16";
     case ScalarType::BFloat16:
       return "bfloat16";
+    case ScalarType::Byte:
+      return "uint8";
     case ScalarType::Int:
       return "int32";
     case ScalarType::Long:
@@ -128,6 +130,10 @@ void Checker::rows(const char* name, const Tensor& t) const {
   if (span / kRowMultiple >= gemm::kMaxMatrixChunks)
     fail(name, " must span less than ", gemm::kMaxMatrixChunks * kRowMultiple,
          " elements a matrix, got ", span);
+  aligned(name, t);
+}
+
+void Checker::aligned(const char* name, const Tensor& t) const {
   if (reinterpret_cast<uintptr_t>(t.data_ptr()) % kAlignment != 0)
     fail(name, " must be aligned to ", kAlignment, " bytes, got address ", t.data_ptr());
 }

@@ -63,6 +63,7 @@ class Checker {
                      const Tensor& leader) const;
   void distinct_rows(const char* name, const Tensor& t) const;
   void contiguous(const char* name, const Tensor& t) const;
+  void aligned(const char* name, const Tensor& t) const;
   void contiguous_last_dimension(const char* name, const Tensor& t) const;
   void same_device(const char* name, const Tensor& t, const char* leader_name,
                    const Tensor& leader) const;

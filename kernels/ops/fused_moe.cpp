@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "decode/decode.h"
+#include "ops/packed_weight.h"
 #include "ops/run_gemm.h"
 #include "ops/settings.h"
 #include "plan/chunks.h"
@@ -22,15 +23,21 @@ struct LayerOptions {
   bool batch_invariant;
 };
 
+// What both weights have beside them if they are packed.
+struct PackedWeights {
+  PackedWeight w13, w2;
+};
+
 // The arguments of one call, checked.
 struct Layer {
   const Tensor &hidden_states, &w13, &w2, &topk_weights, &topk_ids;
   const LayerOptions& options;
   int64_t tactic_w13, tactic_w2;
+  const PackedWeights* packed = nullptr;
 
   int64_t num_tokens() const { return hidden_states.size(0); }
   int64_t hidden_size() const { return hidden_states.size(1); }
-  int64_t intermediate_size() const { return w2.size(2); }
+  int64_t intermediate_size() const { return w13.size(1) / gates(); }
   int64_t num_experts() const { return w13.size(0); }
   int64_t top_k() const { return topk_ids.size(1); }
   // Rows of W13 that make a column of the intermediate.
@@ -48,35 +55,51 @@ struct Layer {
   }
 };
 
-void check_layer(const Checker& check, const Layer& layer) {
-  const auto& [hidden_states, w13, w2, topk_weights, topk_ids, options, tactic_w13, tactic_w2] =
-      layer;
-  check.dtype("hidden_states", hidden_states, {ScalarType::Half, ScalarType::BFloat16});
+void check_dense_weights(const Checker& check, const Layer& layer) {
+  const Tensor &hidden_states = layer.hidden_states, &w13 = layer.w13, &w2 = layer.w2;
   check.dtype("w13", w13, {hidden_states.scalar_type()});
   check.dtype("w2", w2, {hidden_states.scalar_type()});
+  check.shape("w13", w13, {"E", layer.options.gated ? "2I" : "I", hidden_states.size(1)});
+  check.shape("w2", w2, {w13.size(0), hidden_states.size(1), w13.size(1) / layer.gates()});
+  check.num_experts("w13", w13.size(0));
+  check.rows("w13", w13);
+  check.rows("w2", w2);
+  check.same_device("w13", w13, "hidden_states", hidden_states);
+  check.same_device("w2", w2, "hidden_states", hidden_states);
+}
+
+void check_packed_weights(const Checker& check, const Layer& layer) {
+  const Tensor& x = layer.hidden_states;
+  check_packed(check, "w13", layer.w13, layer.packed->w13, layer.hidden_size(), "hidden_states", x);
+  check_packed(check, "w2", layer.w2, layer.packed->w2, layer.intermediate_size(), "hidden_states",
+               x);
+  check.shape("w2", layer.w2, {layer.num_experts(), layer.hidden_size(), layer.w2.size(2)});
+}
+
+void check_layer(const Checker& check, const Layer& layer) {
+  const auto& [hidden_states, w13, w2, topk_weights, topk_ids, options, tactic_w13, tactic_w2,
+               packed] = layer;
+  check.dtype("hidden_states", hidden_states, {ScalarType::Half, ScalarType::BFloat16});
   check.dtype("topk_weights", topk_weights, {ScalarType::Float});
   check.dtype("topk_ids", topk_ids, {ScalarType::Int, ScalarType::Long});
 
   check.shape("hidden_states", hidden_states, {"T", "H"});
-  check.shape("w13", w13, {"E", options.gated ? "2I" : "I", hidden_states.size(1)});
-  check.shape("w2", w2, {w13.size(0), hidden_states.size(1), w13.size(1) / layer.gates()});
+  if (packed == nullptr)
+    check_dense_weights(check, layer);
+  else
+    check_packed_weights(check, layer);
   check.shape("topk_ids", topk_ids, {hidden_states.size(0), "k"});
   check.shape("topk_weights", topk_weights, {hidden_states.size(0), topk_ids.size(1)});
 
-  check.num_experts("w13", w13.size(0));
   check.multiple("hidden_states", -1, hidden_states.size(1), kRowMultiple);
   check.multiple("w13", 1, w13.size(1), layer.gates() * kRowMultiple);
   check.at_least_one_column("topk_ids", topk_ids);
   check.num_rows("topk_ids", topk_ids.numel());
   check.rows("hidden_states", hidden_states);
-  check.rows("w13", w13);
-  check.rows("w2", w2);
   check.contiguous_last_dimension("topk_weights", topk_weights);
   check.contiguous_last_dimension("topk_ids", topk_ids);
   check.same_device("topk_weights", topk_weights, "hidden_states", hidden_states);
   check.same_device("topk_ids", topk_ids, "hidden_states", hidden_states);
-  check.same_device("w13", w13, "hidden_states", hidden_states);
-  check.same_device("w2", w2, "hidden_states", hidden_states);
   check.expert_map(options.expert_map, topk_ids);
 
   const char* leader = "hidden_states";
@@ -173,6 +196,7 @@ gemm::GroupedGemmArgs first_gemm(const Chunk& chunk, const Workspace& work) {
       options.gated ? gate_up_rows(options.gate_up_order, layer.w13.size(1)) : kOneRow;
   gemm::GroupedGemmArgs args{};
   set_weights(args, layer.w13, rows);
+  if (layer.packed) set_packed(args, layer.packed->w13, rows, layer.hidden_size());
   args.epilogue = epilogue_args(layer.epilogue(), rows);
   if (options.apply_router_weight_on_input)
     args.row_scale = static_cast<const float*>(chunk.topk_weights);
@@ -189,13 +213,17 @@ gemm::GroupedGemmArgs first_gemm(const Chunk& chunk, const Workspace& work) {
 
 // expert_rows = intermediate @ w2.T
 gemm::GroupedGemmArgs second_gemm(const Chunk& chunk, const Workspace& work) {
+  const Layer& layer = chunk.layer;
   gemm::GroupedGemmArgs args{};
-  set_weights(args, chunk.layer.w2, kOneRow);
-  set_activations(args, work.intermediate, chunk.num_rows(), chunk.layer.intermediate_size());
+  set_weights(args, layer.w2, kOneRow);
+  if (layer.packed) set_packed(args, layer.packed->w2, kOneRow, layer.intermediate_size());
+  set_activations(args, work.intermediate, chunk.num_rows(), layer.intermediate_size());
   args.top_k = 1;
   args.expert_offsets = work.expert_offsets;
   args.tile_counter = work.tile_counters + 1;
   args.num_rows = chunk.num_rows();
+  args.epilogue.activation =
+      ActivationKind::kIdentity;  // of the one kernel that packed weights have
   args.out = work.expert_rows;
   return args;
 }
@@ -279,9 +307,10 @@ decode::LayerArgs decode_args(const Chunk& chunk, const Workspace& work) {
 bool is_decode(const DeviceScope& device, const Layer& layer) {
   const bool is_free =
       layer.tactic_w13 == kSelect && layer.tactic_w2 == kSelect && !layer.options.batch_invariant;
-  return is_free && layer.shape().num_rows() <=
-                        decode::max_pairs(device.info(), layer.num_experts(), layer.hidden_size(),
-                                          layer.intermediate_size());
+  return is_free && !layer.packed &&
+         layer.shape().num_rows() <= decode::max_pairs(device.info(), layer.num_experts(),
+                                                       layer.hidden_size(),
+                                                       layer.intermediate_size());
 }
 
 void run_chunk(const Checker& check, const DeviceScope& device, const Chunk& chunk,
@@ -337,6 +366,32 @@ Tensor fused_moe(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weight
       gate_up_order, swiglu_alpha,   swiglu_beta, swiglu_limit, apply_router_weight_on_input,
       residual,      batch_invariant};
   const Layer layer{hidden_states, w13, w2, topk_weights, topk_ids, options, tactic_w13, tactic_w2};
+  check_layer(check, layer);
+  const DeviceScope device(check, hidden_states);
+  Tensor out = device.empty({layer.num_tokens(), layer.hidden_size()}, hidden_states.scalar_type());
+  run(check, device, layer, out);
+  return out;
+}
+
+Tensor fused_moe_quantized(Tensor hidden_states, Tensor w13, Tensor w13_scale,
+                           std::optional<Tensor> w13_codes, Tensor w2, Tensor w2_scale,
+                           std::optional<Tensor> w2_codes, Tensor topk_weights, Tensor topk_ids,
+                           int64_t weight_format, int64_t group_size,
+                           std::optional<Tensor> expert_map, std::optional<Tensor> w13_bias,
+                           std::optional<Tensor> w2_bias, bool gated, int64_t activation,
+                           int64_t gate_up_order, std::optional<Tensor> swiglu_alpha,
+                           std::optional<Tensor> swiglu_beta, std::optional<Tensor> swiglu_limit,
+                           bool apply_router_weight_on_input, std::optional<Tensor> residual,
+                           bool batch_invariant, int64_t tactic_w13, int64_t tactic_w2) {
+  const Checker check("fused_moe_quantized");
+  const LayerOptions options{
+      expert_map,    w13_bias,       w2_bias,     gated,        activation,
+      gate_up_order, swiglu_alpha,   swiglu_beta, swiglu_limit, apply_router_weight_on_input,
+      residual,      batch_invariant};
+  const PackedScheme scheme{weight_format, group_size};
+  const PackedWeights packed{{w13_scale, w13_codes, scheme}, {w2_scale, w2_codes, scheme}};
+  const Layer layer{hidden_states, w13,        w2,        topk_weights, topk_ids,
+                    options,       tactic_w13, tactic_w2, &packed};
   check_layer(check, layer);
   const DeviceScope device(check, hidden_states);
   Tensor out = device.empty({layer.num_tokens(), layer.hidden_size()}, hidden_states.scalar_type());

@@ -27,10 +27,12 @@ SM80MOE_LIBRARY_IMPL(SM80MOE_NAMESPACE, CUDA, m) {
   namespace ops = sm80moe::ops;
   m.impl("fused_moe", TORCH_BOX(&ops::fused_moe));
   m.impl("fused_moe_out", TORCH_BOX(&ops::fused_moe_out));
+  m.impl("fused_moe_quantized", TORCH_BOX(&ops::fused_moe_quantized));
   m.impl("topk_route", TORCH_BOX(&ops::topk_route));
   m.impl("sort_by_expert", TORCH_BOX(&ops::sort_by_expert));
   m.impl("grouped_gemm", TORCH_BOX(&ops::grouped_gemm));
   m.impl("grouped_mm", TORCH_BOX(&ops::grouped_mm));
+  m.impl("grouped_gemm_quantized", TORCH_BOX(&ops::grouped_gemm_quantized));
   m.impl("combine", TORCH_BOX(&ops::combine));
 }
 

@@ -18,7 +18,10 @@ int resolve_tactic(const Checker& check, const DeviceScope& device,
     return selected;
   }
   const int id = static_cast<int>(tactic), num_experts = problem.shape.num_experts;
-  const gemm::LaunchTable& table = gemm::launch_table_for(problem.type, problem.epilogue);
+  const gemm::LaunchTable& table =
+      gemm::launch_table_for(problem.type, problem.format, problem.epilogue);
+  if (table.launch[id] == nullptr && problem.format != gemm::WeightFormat::kDense)
+    check.fail(argument, " must have a kernel for the weight format, got tactic ", id);
   if (table.launch[id] == nullptr)
     check.fail(argument, " must have tiles of at most 128 rows with these options, got tactic ", id,
                ", which has ", gemm::kTactics[id].cta_m);
@@ -57,10 +60,14 @@ void run_gemm(const Checker& check, const DeviceScope& device, gemm::GroupedGemm
               ElementType type, gemm::EpilogueKind epilogue, const char* argument, int64_t tactic,
               gemm::Tactics among) {
   args.gated = gemm::is_gated(epilogue);
+  const gemm::WeightFormat format = args.packed.format;
   const gemm::GemmProblem problem{
-      type, epilogue, {args.num_rows, args.num_experts, args.n, args.k}};
+      type,
+      epilogue,
+      {args.num_rows, args.num_experts, args.n, args.k, gemm::weight_bits(format)},
+      format};
   const int id = resolve_tactic(check, device, problem, argument, tactic, among);
-  const auto launch = gemm::launch_table_for(type, epilogue).launch[id];
+  const auto launch = gemm::launch_table_for(type, format, epilogue).launch[id];
   device.check_cuda(launch(args, device.index(), device.info(), device.stream()));
 }
 

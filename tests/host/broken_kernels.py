@@ -92,6 +92,10 @@ LOADER = "gemm/stage_loader.cuh"
 QUEUE = "gemm/tile_queue.cuh"
 SCHEDULER = "gemm/tile_scheduler.cuh"
 EPILOGUE = "gemm/epilogue.cuh"
+FORMATS = "gemm/weight_format.cuh"
+DEQUANTIZE = "gemm/dequantize.cuh"
+WEIGHT_GROUPS = "gemm/weight_groups.cuh"
+NIBBLES_OF_PART_0 = "b0 = nibble_pair<T>(raw + 0 * part, taken);"
 SORT = "routing/sort_by_expert.cu"
 
 TOPK_PARTS = "routing/topk.cuh"
@@ -122,6 +126,18 @@ def broken_epilogue(name: str, checks: set[str], edit: Edit, **options: object) 
         [edit],
         options={**shape, "top_k": 3, "pad": 8, **options},
         instance=("kBf16General", 4),
+    )
+
+
+def broken_packed(name: str, edit: Edit, table: str, **options: object) -> BrokenKernel:
+    """One mistake in what is made of packed weights."""
+    shape = {"rows": [5, 17], "n": 272, "k": 328, "gated": 0, "activation": 5, **options}
+    return BrokenKernel(
+        name,
+        {"wrong-result", "uninitialised", "bank-conflicts", "out-of-bounds"},
+        [edit],
+        options={"table": table, "tactic": 3, **shape},
+        instance=(table, 3),
     )
 
 
@@ -392,6 +408,65 @@ BROKEN_KERNELS = [
         [Edit(SORT, "if (expert == 0 && its", "if (expert == 1000 && its")],
         command="sort",
         options={"tokens": 50, "invalid": 1},
+    ),
+    broken_packed(
+        "sign_of_int8_forgotten",
+        Edit(DEQUANTIZE, "select_or(bytes, 0x00800080, 0xc300c300)", "0xc300c300"),
+        "kBf16Int8",
+    ),
+    broken_packed(
+        "nibbles_of_the_step_before",
+        Edit(FORMATS, "b0 = nibble_pair<T>(raw >> (8 * part), taken);", NIBBLES_OF_PART_0),
+        "kBf16Int4",
+    ),
+    broken_packed(
+        "rows_of_packed_weights_without_swizzle",
+        Edit(
+            FORMATS,
+            "return Tile::byte_offset(row + lane, 0);",
+            "return (row + lane) * Tile::kRowBytes;",
+        ),
+        "kFp16Int8",
+    ),
+    broken_packed(
+        "units_never_changed",
+        Edit(WEIGHT_GROUPS, "return k > 0 && k < end", "return k > end && k < end"),
+        "kBf16Int8Group",
+        group=64,
+    ),
+    broken_packed(
+        "units_changed_one_group_late",
+        Edit(WEIGHT_GROUPS, "Tile::offset(slice + 1, row)", "Tile::offset(slice, row)"),
+        "kBf16Fp8",
+        group=32,
+    ),
+    broken_packed(
+        "zero_points_of_the_stage_before",
+        Edit(WEIGHT_GROUPS, "const int byte = k >> args_.packed.group_shift & 3;", "int byte = 0;"),
+        "kFp16Int4",
+        group=32,
+        zero_points=1,
+    ),
+    broken_packed(
+        "exponents_copied_for_gates_alone",
+        Edit(WEIGHT_GROUPS, "+ is_up * args.packed.up_rows", ""),
+        "kBf16Mxfp4",
+        group=32,
+        gated=1,
+    ),
+    broken_packed(
+        "up_row_before_the_first_gate_forgotten",
+        Edit(WEIGHT_GROUPS, "kNoRow = INT32_MIN;", "kNoRow = -1;"),
+        "kFp16Mxfp4",
+        group=32,
+        gated=1,
+        order=1,
+    ),
+    broken_packed(
+        "scale_of_the_first_group_at_the_end",
+        Edit("gemm/column_scale.cuh", "(row + 1) * packed.groups - 1", "row * packed.groups"),
+        "kFp16Fp8",
+        group=128,
     ),
     BrokenKernel(
         "weights_divided_by_one_lane_s_sum",

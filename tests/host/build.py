@@ -112,6 +112,26 @@ def num_tactics() -> int:
     return len(re.findall(r"^\s*\{[\s\d,]+\}", rows[1], re.MULTILINE))
 
 
+# Tactics that packed weights have kernels of; the program's own list is compared with them.
+PACKED_TACTICS = (2, 3, 5)
+INT8_GROUP_TACTICS = (2, 3)
+
+
+def instances_of_tables() -> list[tuple[str, int]]:
+    """Every launch table with each of its tactics."""
+    return [
+        (table, tactic)
+        for table, arguments in launch_tables().items()
+        for tactic in _tactics_of(arguments)
+    ]
+
+
+def _tactics_of(arguments: str) -> Iterable[int]:
+    if "DenseWeight" in arguments:
+        return range(num_tactics())
+    return INT8_GROUP_TACTICS if "Int8GroupWeight" in arguments else PACKED_TACTICS
+
+
 def kernel_names() -> set[str]:
     """The __global__ functions of kernels/, by their names in the sources."""
     names = set()
@@ -231,7 +251,9 @@ def _all_instances() -> str:
             f'      all.push_back({{"{table}", id, {kind}, {table}.launch[id], {reachable}}});'
         )
     loop = "  for (int id = 0; id < kNumTactics; ++id) {\n" + "\n".join(rows) + "\n  }"
-    return _INSTANCES.format(includes='#include "gemm/launch.h"', rows=loop)
+    return _INSTANCES.format(
+        includes='#include "gemm/launch.h"\n#include "gemm/weight_format.cuh"', rows=loop
+    )
 
 
 def one_instance(table: str, tactic: int) -> str:
@@ -244,8 +266,8 @@ def one_instance(table: str, tactic: int) -> str:
 
 
 def _kind(arguments: str) -> str:
-    element, *_, epilogue = (part.strip() for part in arguments.split(","))
-    return f"element_type<{element}>(), epilogue_kind<{epilogue}>()"
+    element, weight, epilogue = (part.strip() for part in arguments.split(","))
+    return f"element_type<{element}>(), weight_format<{weight}>(), epilogue_kind<{epilogue}>()"
 
 
 def _rules(builddir: Path) -> str:

@@ -10,7 +10,10 @@ import torch
 from torch.autograd import forward_ad
 
 import torch_sm80moe
+from tests.quantization.random_weights import random_packed
 from torch_sm80moe import _ops
+from torch_sm80moe._options import WEIGHT_FORMATS
+from torch_sm80moe.quantization import PackedWeight, QuantScheme
 from torch_sm80moe.testing import Problem
 
 Arguments = dict[str, Any]
@@ -59,6 +62,27 @@ def grouped_mm(device: torch.device) -> Arguments:
     }
 
 
+def packed(name: str, device: torch.device, *shape: int) -> Arguments:
+    tensors = random_packed("fp8-channel", *shape, device)[0].tensors()
+    return {name: tensors.values, f"{name}_scale": tensors.scale, f"{name}_codes": None}
+
+
+FP8_ROWS = {"weight_format": WEIGHT_FORMATS.index("fp8"), "group_size": 0}
+
+
+def fused_moe_quantized(device: torch.device) -> Arguments:
+    arguments = fused_moe(device)
+    intermediate_size, hidden_size = arguments["w2"].size(2), arguments["w2"].size(1)
+    w13 = packed("w13", device, 4, 2 * intermediate_size, hidden_size)
+    w2 = packed("w2", device, 4, hidden_size, intermediate_size)
+    return {**arguments, **w13, **w2, **FP8_ROWS}
+
+
+def grouped_gemm_quantized(device: torch.device) -> Arguments:
+    arguments = {**grouped_gemm(device), **packed("w", device, 2, 16, 64), **FP8_ROWS}
+    return {**arguments, "row_index": None}
+
+
 def combine(device: torch.device) -> Arguments:
     return {
         "rows": torch.randn(6, 64, device=device).half(),
@@ -74,7 +98,9 @@ CALLS: dict[str, Callable[[torch.device], Arguments]] = {
         fused_moe_out,
         topk_route,
         sort_by_expert,
+        fused_moe_quantized,
         grouped_gemm,
+        grouped_gemm_quantized,
         grouped_mm,
         combine,
     )
@@ -95,7 +121,20 @@ each_input = pytest.mark.parametrize(("operator", "name"), OPERATORS_AND_INPUTS)
 
 
 def ways_to_call(operator: str) -> list[Callable[..., Any]]:
-    return [_ops.overload(operator), getattr(torch_sm80moe, operator)]
+    function = getattr(torch_sm80moe, operator)
+    if operator.endswith("_quantized"):
+        return [_ops.overload(operator), lambda **arguments: function(**with_packed(arguments))]
+    return [_ops.overload(operator), function]
+
+
+def with_packed(arguments: Arguments) -> Arguments:
+    """Return what the public function takes in place of an operator's tensors."""
+    rest = {k: v for k, v in arguments.items() if k not in FP8_ROWS}
+    for name in ("w", "w13", "w2"):
+        if name in rest:
+            parts = [rest.pop(key) for key in (name, f"{name}_scale", f"{name}_codes")]
+            rest[name] = PackedWeight(*parts, (0, 0, 0), QuantScheme.parse("fp8-channel"))
+    return rest
 
 
 def test_every_operator_is_here():

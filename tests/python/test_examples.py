@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from torch_sm80moe import functional, layers
+from torch_sm80moe import functional, functional_quantized, layers
 from torch_sm80moe.compat.flashinfer import layer, runner
 from torch_sm80moe.compat.vllm import experts, routers
+from torch_sm80moe.quantization import packing
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -41,11 +42,10 @@ def test_example(name, printed, device):
     assert printed in process.stdout
 
 
-@pytest.mark.parametrize(
-    "module",
-    [functional, layers, layer, runner, experts, routers],
-    ids=lambda module: module.__name__,
-)
+MODULES = [functional, functional_quantized, layers, layer, runner, experts, routers, packing]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_docstrings(module):
     results = doctest.testmod(module)
     assert results.attempted > 0

@@ -1,6 +1,7 @@
 """Quantised weights: what they are, how they are made, where they come from."""
 
+from torch_sm80moe.quantization.packing import PackedWeight, pack, unpack
 from torch_sm80moe.quantization.scheme import SCHEMES, QuantScheme
 from torch_sm80moe.quantization.weights import QuantizedWeight
 
-__all__ = ["SCHEMES", "QuantScheme", "QuantizedWeight"]
+__all__ = ["SCHEMES", "PackedWeight", "QuantScheme", "QuantizedWeight", "pack", "unpack"]

@@ -13,6 +13,7 @@ void run_combine(const Options& options);
 void run_ends(const Options& options);
 void run_decode(const Options& options);
 void run_plan(const Options& options);
+void run_dequantize(const Options& options);
 void run_read_ceiling(const Options& options);
 void run_mma_ceiling(const Options& options);
 void run_selftest(const Options& options);

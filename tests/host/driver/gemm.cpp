@@ -2,12 +2,14 @@
 // epilogue are those of driver/epilogue.h, and scale=1.
 
 #include <cstdio>
+#include <memory>
 #include <numeric>
 
 #include "driver/commands.h"
 #include "driver/epilogue.h"
 #include "driver/instances.h"
 #include "driver/tensor.h"
+#include "driver/weights.h"
 #include "gemm/problem.h"
 #include "runtime/settings.h"
 
@@ -24,6 +26,8 @@ struct Shape {
   int tail;   // rows that belong to no expert
   int top_k;  // 0: row m of A is row m; otherwise rows are gathered by an index of pairs
   int pad;    // elements after each row of A and W, and rows after each expert of W
+  int group;  // packed weights of a row that share a scale; 0: all
+  bool zero_points;
   bool wrong_index, garbage_offsets;
 
   int num_experts() const { return static_cast<int>(rows.size()); }
@@ -41,6 +45,8 @@ Shape read_shape(const Options& options) {
   shape.tail = static_cast<int>(options.number("tail", 0));
   shape.top_k = static_cast<int>(options.number("top_k", 0));
   shape.pad = static_cast<int>(options.number("pad", 0));
+  shape.group = static_cast<int>(options.number("group", 0));
+  shape.zero_points = options.number("zero_points", 0);
   shape.wrong_index = options.number("wrong_index", 0);
   shape.garbage_offsets = options.number("garbage_offsets", 0);
   return shape;
@@ -57,8 +63,10 @@ class Problem {
                   shape.pad, instance.type, random),
         out_n_(epilogue_.num_columns()),
         a_("a", shape.num_source_rows(), shape.k, shape.k + shape.pad),
-        w_("w", w_expert_stride() / w_row_stride() * (shape.num_experts() - 1) + shape.n, shape.k,
-           shape.k + shape.pad),
+        w_(make_weights(
+            instance.format, type_,
+            {shape.num_experts(), shape.n, shape.k, shape.pad, shape.group, shape.zero_points},
+            random)),
         row_index_("row_index", shape.top_k ? shape.num_rows() : 0),
         expert_offsets_("expert_offsets", shape.num_experts() + 1),
         tile_counter_("tile_counter", 1),
@@ -66,7 +74,7 @@ class Problem {
                    num_choices() + shape.pad),
         out_("out", shape.num_rows(), out_n_, out_n_) {
     tile_counter_.set_flat(0, 0);
-    fill_operands(random);
+    fill_activations(random);
     fill_row_index(random);
     fill_offsets(random);
     for (int row = 0; has_scale_ && row < shape.num_source_rows(); ++row)
@@ -78,16 +86,12 @@ class Problem {
     GroupedGemmArgs args{};
     args.a = a_.data();
     const ColumnRows rows = epilogue_.rows();
-    args.w = w_.data() + rows.first * w_row_stride();
+    w_->fill_args(args, rows);
     args.row_index = shape_.top_k ? row_index_.data() : nullptr;
     args.expert_offsets = expert_offsets_.data();
     args.tile_counter = tile_counter_.data();
     args.out = out_.data();
     args.a_row_chunks = static_cast<uint32_t>(a_.stride() / kElementsPerChunk);
-    const int64_t w_row_bytes = w_row_stride() * static_cast<int64_t>(sizeof(uint16_t));
-    args.w_column_bytes = static_cast<uint32_t>(rows.step * w_row_bytes);
-    args.w_up_bytes = rows.second * w_row_bytes;
-    args.w_expert_bytes = w_expert_stride() * sizeof(uint16_t);
     args.num_rows = shape_.num_rows();
     args.num_source_rows = shape_.num_source_rows();
     args.top_k = num_choices();
@@ -116,17 +120,10 @@ class Problem {
   static constexpr int kElementsPerChunk = 8;     // of 16 bytes
 
   int num_choices() const { return std::max(shape_.top_k, 1); }
-  int64_t w_row_stride() const { return shape_.k + shape_.pad; }
-  int64_t w_expert_stride() const { return w_row_stride() * (shape_.n + shape_.pad); }
 
-  void fill_operands(simt::Random& random) {
+  void fill_activations(simt::Random& random) {
     for (int row = 0; row < shape_.num_source_rows(); ++row)
       for (int k = 0; k < shape_.k; ++k) a_.set(row, k, to_bits(short_fraction(random), type_));
-    for (int expert = 0; expert < shape_.num_experts(); ++expert)
-      for (int row = 0; row < shape_.n; ++row)
-        for (int k = 0; k < shape_.k; ++k)
-          w_.set_flat(expert * w_expert_stride() + row * w_row_stride() + k,
-                      to_bits(short_fraction(random), type_));
   }
 
   void fill_row_index(simt::Random& random) {
@@ -158,8 +155,7 @@ class Problem {
       return 0;
     double sum = 0;
     for (int k = 0; k < shape_.k; ++k)
-      sum += to_double(a_.at(source, k), type_) *
-             to_double(w_[expert * w_expert_stride() + w_row * w_row_stride() + k], type_);
+      sum += to_double(a_.at(source, k), type_) * w_->value(expert, w_row, k);
     if (!has_scale_) return sum;
     return sum * row_scale_.at(source, shape_.top_k ? row_index_[row] % shape_.top_k : 0);
   }
@@ -183,7 +179,8 @@ class Problem {
   const bool stores_sums_, has_scale_;
   const Epilogue epilogue_;
   const int out_n_;
-  Tensor<uint16_t> a_, w_;
+  Tensor<uint16_t> a_;
+  const std::unique_ptr<Weights> w_;
   Tensor<int32_t> row_index_, expert_offsets_, tile_counter_;
   Tensor<float> row_scale_;
   Tensor<uint16_t> out_;

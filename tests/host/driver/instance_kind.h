@@ -8,6 +8,7 @@
 #include "driver/instances.h"
 #include "gemm/epilogue.cuh"
 #include "gemm/general_epilogue.cuh"
+#include "gemm/weight_format.cuh"
 
 namespace driver {
 
@@ -15,6 +16,11 @@ template <class T>
 constexpr sm80moe::ElementType element_type() {
   return std::is_same<T, __half>::value ? sm80moe::ElementType::kFloat16
                                         : sm80moe::ElementType::kBFloat16;
+}
+
+template <class Weight>
+constexpr sm80moe::gemm::WeightFormat weight_format() {
+  return Weight::kFormat;
 }
 
 // The general epilogue is gated unless a run's options say otherwise.

@@ -14,12 +14,19 @@ namespace {
 using driver::Options;
 
 const std::map<std::string, void (*)(const Options&)> kCommands = {
-    {"list", driver::run_list},       {"gemm", driver::run_gemm},
-    {"topk", driver::run_topk},       {"sort", driver::run_sort},
-    {"combine", driver::run_combine}, {"ends", driver::run_ends},
-    {"decode", driver::run_decode},   {"select", driver::run_select},
-    {"plan", driver::run_plan},       {"read", driver::run_read_ceiling},
-    {"mma", driver::run_mma_ceiling}, {"selftest", driver::run_selftest},
+    {"list", driver::run_list},
+    {"gemm", driver::run_gemm},
+    {"topk", driver::run_topk},
+    {"sort", driver::run_sort},
+    {"combine", driver::run_combine},
+    {"ends", driver::run_ends},
+    {"decode", driver::run_decode},
+    {"select", driver::run_select},
+    {"plan", driver::run_plan},
+    {"read", driver::run_read_ceiling},
+    {"mma", driver::run_mma_ceiling},
+    {"selftest", driver::run_selftest},
+    {"dequantize", driver::run_dequantize},
 };
 
 void print_bank_conflicts() {

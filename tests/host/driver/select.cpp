@@ -75,8 +75,8 @@ void run_select(const Options& options) {
 
   std::printf("selected %d\n", selected);
   if (selected == kNoTactic) return;
-  const int smem =
-      smem_bytes(launch_table_for(gemm.type, gemm.epilogue), selected, gemm.shape.num_experts);
+  const int smem = smem_bytes(launch_table_for(gemm.type, gemm.format, gemm.epilogue), selected,
+                              gemm.shape.num_experts);
   const Tactic& t = kTactics[selected];
   std::printf("cta_m %d smem %d warps_k %d warps %d\n", t.cta_m, smem, t.warps_k,
               t.warps_m * t.warps_n * t.warps_k);

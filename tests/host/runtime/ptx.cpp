@@ -85,6 +85,17 @@ void run_set_if_equal(const Call& call) {
   call.predicates[call.terms(0)[0].number] = (a == b) == call.instruction.has("eq");
 }
 
+// lop3.b32 d, a, b, c, table
+void run_lop3(const Call& call) {
+  uint32_t result = 0;
+  for (int bit = 0; bit < 32; ++bit) {
+    const unsigned row = (call.value(1) >> bit & 1) << 2 | (call.value(2) >> bit & 1) << 1 |
+                         (call.value(3) >> bit & 1);
+    result |= static_cast<uint32_t>(call.value(4) >> row & 1) << bit;
+  }
+  set(call.element(0, 0), result);
+}
+
 // cp.async.{ca,cg}.shared.global [dst], [src], bytes{, bytes read or ignore-src}{, cache policy}
 void run_copy(const Call& call) {
   const bool has_policy = call.instruction.has("L2::cache_hint");
@@ -103,6 +114,20 @@ void run_copy(const Call& call) {
 // prefetch.global.L2 [address]. Reads nothing, but has no business outside of a tensor.
 void run_prefetch(const Call& call) {
   check_bounds(reinterpret_cast<const void*>(call.value(0)), 1, call.site);
+}
+
+// ld.shared{.v2}.{b32,f32} d or {d, d}, [address]
+void run_load(const Call& call) {
+  const auto address = static_cast<uint32_t>(call.value(1));
+  const int words = static_cast<int>(call.terms(0).size());
+  check_alignment(address, 4 * words, call.site);
+  check_access(shared_pointer(address), 4 * words, Access::kRead, call.site);
+  bank_conflicts().add(SharedOp::kLoad, address, 4 * words, call.site);
+  for (int i = 0; i < words; ++i) {
+    uint32_t word;
+    memcpy(&word, static_cast<const char*>(shared_pointer(address)) + 4 * i, sizeof(word));
+    set(call.element(0, i), word);
+  }
 }
 
 void run_commit(const Call&) { current_thread()->copies.commit(); }
@@ -225,6 +250,8 @@ const struct {
 } kInstructions[] = {
     {"setp.eq.", run_set_if_equal},
     {"setp.ne.", run_set_if_equal},
+    {"lop3.b32", run_lop3},
+    {"ld.shared.", run_load},
     {"cp.async.cg.shared.global", run_copy},
     {"cp.async.ca.shared.global", run_copy},
     {"prefetch.global.L2", run_prefetch},

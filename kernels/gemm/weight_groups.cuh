@@ -1,0 +1,149 @@
+#pragma once
+// Scales and codes that groups of neighbours along the reduction share, from the ring to where they
+// are used.
+//
+// Accumulators are kept in units of the current group's scale. Where a group begins they change
+// units, so that weights meet the tensor cores as the exact numbers that are stored, and scales
+// fp32 sums. The last group's scale is left for the epilogue.
+
+#include "common/ptx.cuh"
+#include "common/warp.cuh"
+#include "gemm/column_order.cuh"
+#include "gemm/problem.h"
+
+namespace sm80moe::gemm {
+
+// The weight row, counted over all experts from the first column's, of a column or of its up row.
+SM80MOE_DEVICE int packed_row(const GroupedGemmArgs& args, const TileColumns& columns, int expert,
+                              int column, bool is_up) {
+  const int row = (column + is_up * columns.up) * args.packed.row_step;
+  return expert * args.n + row + is_up * args.packed.up_rows;
+}
+
+// Groups are whole slices. A weight row's words of a stage: the scale of the group before each
+// slice, and of the last slice's; and one word of codes, which holds those of all its groups.
+template <class Config, class Weight>
+struct GroupTile {
+  static constexpr int kSliceDepth = 32;
+  static constexpr int kStepsPerSlice = kSliceDepth / Config::kMmaK;
+  static constexpr int kSlices = Config::kCtaK / kSliceDepth;
+  static constexpr int kScaleWords = Weight::kHasGroupScales ? kSlices + 1 : 0;
+  static constexpr int kCodeWord = kScaleWords;
+  static constexpr int kWords = kScaleWords + (Weight::kHasCodes ? 1 : 0);
+  static constexpr int kBytes = kWords * Config::kCtaN * 4;
+  static_assert(!Weight::kHasCodes || kSlices <= 4, "a stage's codes must lie in one word");
+
+  SM80MOE_DEVICE static int offset(int word, int tile_row) {
+    return (word * Config::kCtaN + tile_row) * 4;
+  }
+};
+
+// Whether a group begins at depth k. In a row of one group, whose shift is 31, only at its start.
+SM80MOE_DEVICE bool begins_group(const PackedArgs& args, int k) {
+  return (k & ((1u << args.group_shift) - 1)) == 0;
+}
+// Whether there are sums over what comes before k that must change units.
+SM80MOE_DEVICE bool changes_units(const PackedArgs& args, int k, int end) {
+  return k > 0 && k < end && begins_group(args, k);
+}
+
+// The producer's side: the words of one tile row, by the thread of its number.
+template <class Config, class Weight>
+class GroupLoader {
+ public:
+  using Tile = GroupTile<Config, Weight>;
+  static_assert(Tile::kWords == 0 || Config::kCtaN <= Config::kThreads);
+
+  // `row` is the weight row that lies in this thread's tile row, counted over all experts from that
+  // of the first gate, before which an up row may be; or kNoRow.
+  static constexpr int kNoRow = INT32_MIN;
+  SM80MOE_DEVICE void enter_row(int row) { row_ = row; }
+
+  // Copies what the stage at depth k0, of `end`, needs; zeros where there is no row.
+  SM80MOE_DEVICE void issue(const PackedArgs& args, uint32_t tile, int k0, int end) const {
+    const int tile_row = threadIdx.x;
+    if (tile_row >= Config::kCtaN) return;
+    const uint32_t live = row_ != kNoRow;
+    if constexpr (Weight::kHasGroupScales) {
+#pragma unroll
+      for (int word = 0; word < Tile::kScaleWords; ++word) {
+        const int k = k0 + (word - 1) * Tile::kSliceDepth;
+        const bool is_before =
+            word < Tile::kSlices && changes_units(args, k + Tile::kSliceDepth, end);
+        if (!is_before && (word == 0 || !changes_units(args, k, end))) continue;
+        const float* scale = args.scale + int64_t{row_} * args.groups + (k >> args.group_shift);
+        ptx::cp_async_4(tile + Tile::offset(word, tile_row), scale, live);
+      }
+    }
+    if constexpr (Weight::kHasCodes) {
+      if (args.codes == nullptr) return;
+      const uint8_t* codes =
+          args.codes + int64_t{row_} * args.code_bytes + (k0 >> args.group_shift & ~3);
+      ptx::cp_async_4(tile + Tile::offset(Tile::kCodeWord, tile_row), codes, live);
+    }
+  }
+
+ private:
+  int row_ = kNoRow;
+};
+
+// The consumer's side, of one warp.
+template <class Config, class Weight>
+class GroupReader {
+ public:
+  using Tile = GroupTile<Config, Weight>;
+
+  // `warp_row` is the warp's first tile row.
+  SM80MOE_DEVICE GroupReader(const GroupedGemmArgs& args, int warp_row)
+      : args_(args), warp_row_(warp_row) {
+#pragma unroll
+    for (uint32_t& word : column_) word = Weight::kNoCodeWord;
+  }
+
+  // Before fragments of the slice at depth k are made, whose stage begins at k0.
+  SM80MOE_DEVICE void begin_fragments(uint32_t tile, int k) {
+    if constexpr (Weight::kHasCodes) {
+      if (args_.packed.codes == nullptr || !begins_group(args_.packed, k)) return;
+      const int byte = k >> args_.packed.group_shift & 3;
+      const int row = warp_row_ + lane_index() / 4;  // of this lane's fragments
+#pragma unroll
+      for (int mma = 0; mma < Config::kMmasN; ++mma) {
+        const uint32_t codes =
+            ptx::ld_shared_b32(tile + Tile::offset(Tile::kCodeWord, row + mma * 8));
+        column_[mma] = Weight::column_word(codes >> (8 * byte) & 0xff);
+      }
+    }
+  }
+
+  // What a format makes of the code of the row that this lane's fragments of `mma` are of.
+  SM80MOE_DEVICE uint32_t column_word(int mma) const {
+    return column_[Weight::kHasCodes ? mma : 0];
+  }
+
+  // Before the sums of the slice at depth k, the stage's slice number `slice`.
+  template <int kMmasM>
+  SM80MOE_DEVICE void begin_sums(uint32_t tile, int slice, int k,
+                                 float (&acc)[kMmasM][Config::kMmasN][4]) const {
+    if constexpr (Weight::kHasGroupScales) {
+      if (!changes_units(args_.packed, k, args_.k)) return;
+#pragma unroll
+      for (int mma = 0; mma < Config::kMmasN; ++mma) {
+        const int row = warp_row_ + mma * 8 + lane_index() % 4 * 2;
+        const float2 before = ptx::ld_shared_v2_f32(tile + Tile::offset(slice, row));
+        const float2 now = ptx::ld_shared_v2_f32(tile + Tile::offset(slice + 1, row));
+        const float ratio[] = {__fdividef(before.x, now.x), __fdividef(before.y, now.y)};
+#pragma unroll
+        for (int i = 0; i < kMmasM; ++i)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) acc[i][mma][e] *= ratio[e % 2];
+      }
+    }
+  }
+
+ private:
+  const GroupedGemmArgs& args_;
+  const int warp_row_;
+  uint32_t column_[Weight::kHasCodes ? Config::kMmasN : 1];
+};
+
+}  // namespace sm80moe::gemm

@@ -1,0 +1,120 @@
+#include "ops/packed_weight.h"
+
+#include <limits>
+
+namespace sm80moe::ops {
+namespace {
+
+enum class StoredFormat { kInt8, kInt4, kFp8, kMxfp4 };  // in the order of packing.WEIGHT_FORMATS
+constexpr int64_t kNumFormats = 4;
+constexpr int64_t kChunkBytes = 16, kCodesMultiple = 4;
+constexpr int64_t kMxfp4Group = 32;
+
+int64_t round_up(int64_t size, int64_t multiple) {
+  return (size + multiple - 1) / multiple * multiple;
+}
+
+StoredFormat stored_format(const PackedScheme& scheme) {
+  return static_cast<StoredFormat>(scheme.weight_format);
+}
+
+int64_t bits(StoredFormat format) {
+  return format == StoredFormat::kInt4 || format == StoredFormat::kMxfp4 ? 4 : 8;
+}
+
+int64_t num_groups(const PackedScheme& scheme, int64_t k) {
+  return scheme.group_size == 0 ? 1 : (k + scheme.group_size - 1) / scheme.group_size;
+}
+
+void check_scheme(const Checker& check, const PackedScheme& scheme) {
+  check.between("weight_format", scheme.weight_format, 0, kNumFormats - 1);
+  const int64_t size = scheme.group_size;
+  if (size != 0 && size != 32 && size != 64 && size != 128)
+    check.fail("group_size must be 0, 32, 64 or 128, got ", size);
+  if (stored_format(scheme) == StoredFormat::kMxfp4 && size != kMxfp4Group)
+    check.fail("group_size must be ", kMxfp4Group, " for mxfp4, got ", size);
+}
+
+// Which kernel: int8 without groups and zero points has its own.
+gemm::WeightFormat kernel_format(const PackedWeight& packed) {
+  switch (stored_format(packed.scheme)) {
+    case StoredFormat::kInt4:
+      return gemm::WeightFormat::kInt4;
+    case StoredFormat::kFp8:
+      return gemm::WeightFormat::kFp8;
+    case StoredFormat::kMxfp4:
+      return gemm::WeightFormat::kMxfp4;
+    default:
+      return packed.scheme.group_size == 0 && !packed.codes ? gemm::WeightFormat::kInt8
+                                                            : gemm::WeightFormat::kInt8Group;
+  }
+}
+
+int group_shift(int64_t group_size) {
+  switch (group_size) {
+    case 32:
+      return 5;
+    case 64:
+      return 6;
+    case 128:
+      return 7;
+    default:
+      return 31;
+  }
+}
+
+}  // namespace
+
+void check_packed(const Checker& check, const std::string& name, const Tensor& values,
+                  const PackedWeight& packed, int64_t k, const char* leader_name,
+                  const Tensor& leader) {
+  check_scheme(check, packed.scheme);
+  const StoredFormat format = stored_format(packed.scheme);
+  const std::string scale_name = name + "_scale", codes_name = name + "_codes";
+  const int64_t row_bytes = round_up(k * bits(format), 8 * kChunkBytes) / 8;
+  check.dtype(name.c_str(), values, {ScalarType::Byte});
+  check.shape(name.c_str(), values, {"E", "N", row_bytes});
+  check.num_experts(name.c_str(), values.size(0));
+  check.contiguous(name.c_str(), values);
+  check.aligned(name.c_str(), values);
+  check.same_device(name.c_str(), values, leader_name, leader);
+  check.between((name + "'s rows of all experts").c_str(), values.size(0) * values.size(1), 1,
+                std::numeric_limits<int32_t>::max());
+
+  const bool is_mxfp4 = format == StoredFormat::kMxfp4;
+  const int64_t groups = num_groups(packed.scheme, k);
+  check.dtype(scale_name.c_str(), packed.scale, {ScalarType::Float});
+  check.shape(scale_name.c_str(), packed.scale,
+              {values.size(0), values.size(1), is_mxfp4 ? 1 : groups});
+  check.contiguous(scale_name.c_str(), packed.scale);
+  check.same_device(scale_name.c_str(), packed.scale, leader_name, leader);
+
+  if (format == StoredFormat::kFp8 && packed.codes)
+    check.fail(codes_name, " must be None for fp8, got a tensor");
+  if (is_mxfp4 && !packed.codes) check.fail(codes_name, " must be a tensor for mxfp4, got None");
+  if (!packed.codes) return;
+  check.dtype(codes_name.c_str(), *packed.codes, {ScalarType::Byte});
+  check.shape(codes_name.c_str(), *packed.codes,
+              {values.size(0), values.size(1), round_up(groups, kCodesMultiple)});
+  check.contiguous(codes_name.c_str(), *packed.codes);
+  check.aligned(codes_name.c_str(), *packed.codes);
+  check.same_device(codes_name.c_str(), *packed.codes, leader_name, leader);
+}
+
+void set_packed(gemm::GroupedGemmArgs& args, const PackedWeight& packed, const ColumnRows& rows,
+                int64_t k) {
+  args.k = static_cast<int>(k);
+  gemm::PackedArgs& to = args.packed;
+  to.format = kernel_format(packed);
+  to.groups = static_cast<int>(packed.scale.size(2));
+  to.scale = static_cast<const float*>(packed.scale.data_ptr()) + rows.first * to.groups;
+  if (packed.codes) {
+    to.code_bytes = static_cast<int>(packed.codes->size(2));
+    to.codes = static_cast<const uint8_t*>(packed.codes->data_ptr()) + rows.first * to.code_bytes;
+  }
+  to.row_step = static_cast<int>(rows.step);
+  to.up_rows = static_cast<int>(rows.second);
+  to.group_shift = group_shift(packed.scheme.group_size);
+}
+
+}  // namespace sm80moe::ops

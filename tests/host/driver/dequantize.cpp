@@ -1,0 +1,86 @@
+// dequantize: every code of every format becomes exactly the number that it stands for, in both
+// halves of a pair and in both types.
+
+#include "gemm/dequantize.cuh"
+
+#include <cuda_runtime.h>
+
+#include <cmath>
+
+#include "driver/commands.h"
+#include "driver/instance_kind.h"
+#include "driver/tensor.h"
+#include "driver/weights.h"
+
+namespace driver {
+namespace {
+
+using namespace sm80moe::gemm;
+
+template <class T>
+void expect(const char* what, unsigned code, uint32_t pair, double low, double high) {
+  const double got_low = to_double(static_cast<uint16_t>(pair), element_type<T>());
+  const double got_high = to_double(static_cast<uint16_t>(pair >> 16), element_type<T>());
+  if (got_low != low || got_high != high)
+    wrong_result(simt::format("  %s of code %u must be %g and %g, got %g and %g", what, code, low,
+                              high, got_low, got_high));
+}
+
+// Two codes in the halves of a word, and noise in the bits that are none of theirs.
+uint32_t word_of(unsigned low, unsigned high, int bits) {
+  const uint32_t noise = ~((1u << bits) - 1) & 0xffff;
+  return (low | noise) | (high | noise) << 16;
+}
+
+template <class T>
+void check_int8() {
+  for (unsigned code = 0; code < 256; ++code) {
+    const unsigned other = 255 - code;
+    expect<T>("int8", code, int8_pair(word_of(code, other, 8), T{}), static_cast<int8_t>(code),
+              static_cast<int8_t>(other));
+  }
+}
+
+template <class T>
+void check_int4() {
+  for (unsigned code = 0; code < 16; ++code)
+    for (unsigned zero = 0; zero < 16; ++zero) {
+      const uint32_t pair = nibble_pair<T>(word_of(code, 15 - code, 4), integers_below<T>(zero));
+      expect<T>("int4", code, pair, int(code) - int(zero), 15 - int(code) - int(zero));
+    }
+}
+
+template <class T>
+void check_e4m3() {
+  for (unsigned code = 0; code < 256; ++code) {
+    if ((code & 0x7f) == 0x7f) continue;  // NaN
+    const double value = small_float(code, 4, 3) * E4m3<T>::kUnit;
+    expect<T>("e4m3", code, E4m3<T>::pair(word_of(code, code ^ 0x80, 8)), value, -value);
+  }
+}
+
+// Powers that the type has room for.
+template <class T>
+void check_e2m1(unsigned first_power) {
+  for (unsigned code = 0; code < 16; ++code)
+    for (unsigned power = first_power; power <= 254; ++power) {
+      const double value = std::ldexp(small_float(code, 2, 1), static_cast<int>(power) - 253);
+      const uint32_t pair = E2m1<T>::pair(word_of(code, code ^ 8, 4), E2m1<T>::power(power));
+      expect<T>("e2m1", code, pair, value, -value);
+    }
+}
+
+}  // namespace
+
+void run_dequantize(const Options&) {
+  check_int8<__nv_bfloat16>();
+  check_int8<__half>();
+  check_int4<__nv_bfloat16>();
+  check_int4<__half>();
+  check_e4m3<__nv_bfloat16>();
+  check_e4m3<__half>();
+  check_e2m1<__nv_bfloat16>(128);
+  check_e2m1<__half>(240);
+}
+
+}  // namespace driver

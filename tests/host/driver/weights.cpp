@@ -1,0 +1,178 @@
+#include "driver/weights.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "driver/tensor.h"
+
+namespace driver {
+namespace {
+
+using sm80moe::ElementType;
+using sm80moe::gemm::GroupedGemmArgs;
+using sm80moe::gemm::WeightFormat;
+
+class DenseWeights : public Weights {
+ public:
+  DenseWeights(ElementType type, const WeightShape& shape, simt::Random& random)
+      : type_(type),
+        row_stride_(shape.k + shape.pad),
+        expert_stride_(row_stride_ * (shape.n + shape.pad)),
+        w_("w", (shape.n + shape.pad) * (shape.num_experts - 1) + shape.n, shape.k, row_stride_) {
+    for (int expert = 0; expert < shape.num_experts; ++expert)
+      for (int row = 0; row < shape.n; ++row)
+        for (int k = 0; k < shape.k; ++k)
+          w_.set_flat(index(expert, row, k), to_bits(short_fraction(random), type));
+  }
+
+  double value(int expert, int row, int k) const override {
+    return to_double(w_[index(expert, row, k)], type_);
+  }
+  void fill_args(GroupedGemmArgs& args, const ColumnRows& rows) const override {
+    const auto row_bytes = static_cast<int64_t>(row_stride_ * sizeof(uint16_t));
+    args.w = reinterpret_cast<const char*>(w_.data()) + rows.first * row_bytes;
+    args.w_column_bytes = static_cast<uint32_t>(rows.step * row_bytes);
+    args.w_up_bytes = rows.second * row_bytes;
+    args.w_expert_bytes = expert_stride_ * sizeof(uint16_t);
+  }
+
+ private:
+  int64_t index(int expert, int row, int k) const {
+    return expert * expert_stride_ + row * row_stride_ + k;
+  }
+
+  const ElementType type_;
+  const int64_t row_stride_, expert_stride_;
+  Tensor<uint16_t> w_;
+};
+
+// Where quantization/packing.py puts weight k of a row: first bit, counted from the row's start.
+int64_t packed_bit(int k, int bits) {
+  const int chunk_depth = 128 / bits;
+  const int in_chunk = k % chunk_depth, step = in_chunk / 16;
+  const int high = in_chunk % 16 / 8, lane = in_chunk % 8 / 2, half = in_chunk % 2;
+  return k / chunk_depth * int64_t{128} + lane * 32 + half * 16 + (step * 2 + high) * bits;
+}
+
+// The number that a stored code stands for.
+double stored_value(WeightFormat format, unsigned code) {
+  if (format == WeightFormat::kInt4) return code;
+  if (format == WeightFormat::kFp8) return small_float(code, 4, 3);
+  if (format == WeightFormat::kMxfp4) return small_float(code, 2, 1);
+  return static_cast<int8_t>(code);
+}
+
+class PackedWeights : public Weights {
+ public:
+  PackedWeights(WeightFormat format, const WeightShape& shape, simt::Random& random)
+      : format_(format),
+        bits_(sm80moe::gemm::weight_bits(format)),
+        shape_(shape),
+        // What the kernel knows of groups is the logarithm of their size.
+        group_shift_(shape.group ? std::ilogb(shape.group) : 31),
+        groups_(((shape.k - 1) >> group_shift_) + 1),
+        scales_a_row_(format == WeightFormat::kMxfp4 ? 1 : groups_),
+        code_bytes_((groups_ + 3) / 4 * 4),
+        row_bytes_(16 * ((shape.k * bits_ + 127) / 128)),
+        row_stride_(row_bytes_ + 16 * (shape.pad / 8)),
+        expert_stride_(row_stride_ * (shape.n + shape.pad)),
+        w_("w", (shape.n + shape.pad) * (shape.num_experts - 1) + shape.n, row_bytes_, row_stride_),
+        scale_("scale", shape.num_experts * shape.n * scales_a_row_),
+        codes_("codes", has_codes() ? shape.num_experts * shape.n * code_bytes_ : 0) {
+    for (int64_t row = 0; row < shape.num_experts * shape.n; ++row) fill_row(row, random);
+  }
+
+  double value(int expert, int row, int k) const override {
+    const int64_t at = int64_t{expert} * shape_.n + row;
+    const int group = k >> group_shift_;
+    const double stored = stored_value(format_, code(at, k));
+    if (format_ == WeightFormat::kMxfp4)
+      return stored * std::ldexp(scale_[at], codes_[at * code_bytes_ + group] - 253);
+    return (stored - zero(at, group)) * scale_[at * groups_ + group];
+  }
+  void fill_args(GroupedGemmArgs& args, const ColumnRows& rows) const override {
+    args.w = w_.data() + rows.first * row_stride_;
+    args.w_column_bytes = static_cast<uint32_t>(rows.step * row_stride_);
+    args.w_up_bytes = rows.second * row_stride_;
+    args.w_expert_bytes = expert_stride_;
+    args.packed.format = format_;
+    args.packed.scale = scale_.data() + rows.first * scales_a_row_;
+    args.packed.codes = has_codes() ? codes_.data() + rows.first * code_bytes_ : nullptr;
+    args.packed.row_step = rows.step;
+    args.packed.up_rows = rows.second;
+    args.packed.groups = scales_a_row_;
+    args.packed.group_shift = group_shift_;
+    args.packed.code_bytes = code_bytes_;
+  }
+
+ private:
+  bool is_grouped_int() const {
+    return format_ == WeightFormat::kInt8Group || format_ == WeightFormat::kInt4;
+  }
+  bool has_codes() const {
+    return format_ == WeightFormat::kMxfp4 || (is_grouped_int() && shape_.zero_points);
+  }
+  double zero(int64_t row, int group) const {
+    if (!is_grouped_int()) return 0;
+    const double otherwise = format_ == WeightFormat::kInt4 ? 8 : 0;
+    return has_codes() ? stored_value(format_, codes_[row * code_bytes_ + group]) : otherwise;
+  }
+
+  void fill_row(int64_t row, simt::Random& random) {
+    for (int byte = 0; byte < row_bytes_; ++byte) w_.set_flat(byte_at(row) + byte, 0);
+    for (int k = 0; k < shape_.k; ++k) set_code(row, k, random_code(random));
+    for (int i = 0; i < scales_a_row_; ++i)
+      scale_.set_flat(row * scales_a_row_ + i,
+                      std::ldexp(1.0f, static_cast<int>(random.below(4)) - 10));
+    if (!has_codes()) return;
+    for (int i = 0; i < code_bytes_; ++i) {
+      const int last = format_ == WeightFormat::kMxfp4 ? 254 : (1 << bits_) - 1;
+      codes_.set_flat(row * code_bytes_ + i, static_cast<uint8_t>(last - random.below(5)));
+    }
+  }
+  // Of e4m3 those whose long sums are exact; driver/dequantize.cpp tries all.
+  unsigned random_code(simt::Random& random) const {
+    const unsigned code = random.below(1u << bits_);
+    return format_ == WeightFormat::kFp8 ? (code & 0x9f) + 0x18 : code;
+  }
+
+  int64_t byte_at(int64_t row) const {
+    return row / shape_.n * expert_stride_ + row % shape_.n * row_stride_;
+  }
+  unsigned code(int64_t row, int k) const {
+    const int64_t bit = packed_bit(k, bits_);
+    return w_[byte_at(row) + bit / 8] >> bit % 8 & ((1u << bits_) - 1);
+  }
+  void set_code(int64_t row, int k, unsigned code) {
+    const int64_t bit = packed_bit(k, bits_), at = byte_at(row) + bit / 8;
+    w_.set_flat(at, static_cast<uint8_t>(w_[at] | code << bit % 8));
+  }
+
+  const WeightFormat format_;
+  const int bits_;
+  const WeightShape shape_;
+  const int group_shift_, groups_, scales_a_row_, code_bytes_;
+  const int64_t row_bytes_, row_stride_, expert_stride_;
+  Tensor<uint8_t> w_;
+  Tensor<float> scale_;
+  Tensor<uint8_t> codes_;
+};
+
+}  // namespace
+
+double small_float(unsigned code, int exponent_bits, int mantissa_bits) {
+  const int mantissa = code & ((1 << mantissa_bits) - 1);
+  const int exponent = code >> mantissa_bits & ((1 << exponent_bits) - 1);
+  const int bias = (1 << (exponent_bits - 1)) - 1;
+  const int one = exponent > 0 ? 1 << mantissa_bits : 0;
+  const double size = std::ldexp(one + mantissa, std::max(exponent, 1) - bias - mantissa_bits);
+  return code >> (exponent_bits + mantissa_bits) ? -size : size;
+}
+
+std::unique_ptr<Weights> make_weights(WeightFormat format, ElementType type,
+                                      const WeightShape& shape, simt::Random& random) {
+  if (format == WeightFormat::kDense) return std::make_unique<DenseWeights>(type, shape, random);
+  return std::make_unique<PackedWeights>(format, shape, random);
+}
+
+}  // namespace driver

@@ -1,0 +1,259 @@
+"""The public functions for quantised weights; otherwise as `functional.py`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torch_sm80moe import _ops, _settings, _shapes
+from torch_sm80moe._options import (
+    ACTIVATIONS,
+    EPILOGUES,
+    GATE_UP_ORDERS,
+    EpilogueOptions,
+    LayerOptions,
+    PackedTensors,
+)
+from torch_sm80moe.functional import _check_ids, _number, _require_kernels, _require_tactics
+
+if TYPE_CHECKING:
+    from torch_sm80moe.quantization.packing import PackedWeight
+
+
+def fused_moe_quantized(
+    hidden_states: torch.Tensor,
+    w13: PackedWeight,
+    w2: PackedWeight,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    *,
+    expert_map: torch.Tensor | None = None,
+    w13_bias: torch.Tensor | None = None,
+    w2_bias: torch.Tensor | None = None,
+    activation: str = "silu",
+    gated: bool = True,
+    gate_up_order: str = "gate_up",
+    swiglu_alpha: torch.Tensor | None = None,
+    swiglu_beta: torch.Tensor | None = None,
+    swiglu_limit: torch.Tensor | None = None,
+    apply_router_weight_on_input: bool = False,
+    residual: torch.Tensor | None = None,
+    batch_invariant: bool = False,
+    tactic_w13: int = -1,
+    tactic_w2: int = -1,
+) -> torch.Tensor:
+    """Run `fused_moe` with quantised weights, which stay as they are stored.
+
+    The result is that of `fused_moe` with `w13.dequantize()` and `w2.dequantize()`, had these no
+    rounding to 16 bits.
+
+    Args:
+        hidden_states: as in `fused_moe`.
+        w13: `[E, 2I, H]`, or `[E, I, H]` if not `gated`, packed by `quantization.pack`, on the
+            device of `hidden_states`; E * 2I at most 2 ** 31 - 1.
+        w2: `[E, H, I]`, packed, of the same scheme.
+        topk_weights: as in `fused_moe`.
+        topk_ids: as in `fused_moe`.
+        expert_map: as in `fused_moe`.
+        w13_bias: as in `fused_moe`.
+        w2_bias: as in `fused_moe`.
+        activation: as in `fused_moe`.
+        gated: as in `fused_moe`.
+        gate_up_order: as in `fused_moe`.
+        swiglu_alpha: as in `fused_moe`.
+        swiglu_beta: as in `fused_moe`.
+        swiglu_limit: as in `fused_moe`.
+        apply_router_weight_on_input: as in `fused_moe`.
+        residual: as in `fused_moe`.
+        batch_invariant: as in `fused_moe`; costs nothing here.
+        tactic_w13: as in `fused_moe`; only some tactics have kernels for packed weights.
+        tactic_w2: the same.
+
+    Returns:
+        As `fused_moe`.
+
+    Raises:
+        ValueError: as in `fused_moe`, or the schemes of the weights differ or need int8
+            activations.
+        TypeError: as in `fused_moe`, or a weight is not packed.
+        RuntimeError: as in `fused_moe`.
+
+    Numerics:
+        As `fused_moe`. Stored numbers less their zero points are exact in 16 bits and meet the
+        tensor cores so; scales multiply fp32 sums, at the end or where a group ends. In float16 an
+        mxfp4 group counts as zero whose scale is 2 ** 30 times smaller than the row's largest.
+
+    Behaviour:
+        As `fused_moe`. Few rows have no kernels of their own.
+
+    Source:
+        `kernels/gemm/weight_format.cuh`; the specification is `reference.fused_moe` of
+        `QuantizedWeight.dequantize`.
+
+    Example:
+        >>> from torch_sm80moe.quantization import QuantizedWeight, QuantScheme, pack
+        >>> def ones(*shape):
+        ...     values, scale = torch.ones(shape, dtype=torch.int8), torch.ones(*shape[:2], 1)
+        ...     return pack(QuantizedWeight(values, scale, None, QuantScheme.parse("w4a16")))
+        >>> routing = torch.ones(3, 1), torch.tensor([[0], [3], [1]])
+        >>> x = torch.ones(3, 64).bfloat16()
+        >>> fused_moe_quantized(x, ones(4, 64, 64), ones(4, 64, 32), *routing).shape
+        torch.Size([3, 64])
+    """
+    op = "fused_moe_quantized"
+    first, second = _tensors(op, "w13", w13), _tensors(op, "w2", w2)
+    if w13.scheme != w2.scheme:
+        raise ValueError(f"{op}: w2 must be {w13.scheme} like w13, got {w2.scheme}")
+    if _settings.CHECK_IDS:
+        _check_ids(op, topk_ids, first.values.size(0), expert_map)
+    options: dict[str, Any] = {
+        "expert_map": expert_map,
+        "w13_bias": w13_bias,
+        "w2_bias": w2_bias,
+        "activation": _number(op, "activation", activation, ACTIVATIONS),
+        "gated": gated,
+        "gate_up_order": _number(op, "gate_up_order", gate_up_order, GATE_UP_ORDERS),
+        "swiglu_alpha": swiglu_alpha,
+        "swiglu_beta": swiglu_beta,
+        "swiglu_limit": swiglu_limit,
+        "apply_router_weight_on_input": apply_router_weight_on_input,
+        "residual": residual,
+        "batch_invariant": batch_invariant,
+    }
+    try:
+        return _ops.fused_moe_quantized(
+            hidden_states,
+            first.values,
+            first.scale,
+            first.codes,
+            second.values,
+            second.scale,
+            second.codes,
+            topk_weights,
+            topk_ids,
+            first.weight_format,
+            first.group_size,
+            **options,
+            tactic_w13=tactic_w13,
+            tactic_w2=tactic_w2,
+        )
+    except RuntimeError:
+        chosen = LayerOptions(**options)
+        _shapes.fused_moe_quantized(hidden_states, first, second, topk_weights, topk_ids, chosen)
+        _require_tactics(op, tactic_w13=tactic_w13, tactic_w2=tactic_w2)
+        _require_kernels(op, "hidden_states", hidden_states)
+        raise
+
+
+def grouped_gemm_quantized(
+    a: torch.Tensor,
+    w: PackedWeight,
+    expert_offsets: torch.Tensor,
+    row_index: torch.Tensor | None = None,
+    *,
+    top_k: int = 1,
+    epilogue: str = "none",
+    bias: torch.Tensor | None = None,
+    activation: str = "silu",
+    gate_up_order: str = "gate_up",
+    swiglu_alpha: torch.Tensor | None = None,
+    swiglu_beta: torch.Tensor | None = None,
+    swiglu_limit: torch.Tensor | None = None,
+    row_scale: torch.Tensor | None = None,
+    tactic: int = -1,
+) -> torch.Tensor:
+    """Run `grouped_gemm` with quantised weights, which stay as they are stored.
+
+    The result is that of `grouped_gemm` with `w.dequantize()`, had it no rounding to 16 bits.
+
+    Args:
+        a: as in `grouped_gemm`.
+        w: `[E, N, K]`, packed by `quantization.pack`, on the device of `a`; N as in `grouped_gemm`,
+            E * N at most 2 ** 31 - 1.
+        expert_offsets: as in `grouped_gemm`.
+        row_index: as in `grouped_gemm`.
+        top_k: as in `grouped_gemm`.
+        epilogue: as in `grouped_gemm`.
+        bias: as in `grouped_gemm`.
+        activation: as in `grouped_gemm`.
+        gate_up_order: as in `grouped_gemm`.
+        swiglu_alpha: as in `grouped_gemm`.
+        swiglu_beta: as in `grouped_gemm`.
+        swiglu_limit: as in `grouped_gemm`.
+        row_scale: as in `grouped_gemm`.
+        tactic: as in `grouped_gemm`; only some tactics have kernels for packed weights.
+
+    Returns:
+        As `grouped_gemm`.
+
+    Raises:
+        ValueError: as in `grouped_gemm`, or the scheme needs int8 activations.
+        TypeError: as in `grouped_gemm`, or the weight is not packed.
+        RuntimeError: as in `grouped_gemm`.
+
+    Numerics:
+        As `fused_moe_quantized`; one rounding. A row's bits are the same by every tactic.
+
+    Behaviour:
+        As `grouped_gemm`.
+
+    Source:
+        `kernels/gemm/weight_format.cuh`; the specification is `reference.grouped_gemm` of
+        `QuantizedWeight.dequantize`.
+
+    Example:
+        >>> from torch_sm80moe.quantization import QuantizedWeight, QuantScheme, pack
+        >>> values, scale = torch.ones(1, 8, 16, dtype=torch.int8), torch.full((1, 8, 1), 0.5)
+        >>> w = pack(QuantizedWeight(values, scale, None, QuantScheme.parse("w8a16")))
+        >>> offsets = torch.tensor([0, 2], dtype=torch.int32)
+        >>> grouped_gemm_quantized(torch.ones(2, 16).half(), w, offsets).sum(1).tolist()
+        [64.0, 64.0]
+    """
+    op = "grouped_gemm_quantized"
+    packed = _tensors(op, "w", w)
+    number = _number(op, "epilogue", epilogue, EPILOGUES)
+    options: dict[str, Any] = {
+        "bias": bias,
+        "activation": _number(op, "activation", activation, ACTIVATIONS),
+        "gate_up_order": _number(op, "gate_up_order", gate_up_order, GATE_UP_ORDERS),
+        "swiglu_alpha": swiglu_alpha,
+        "swiglu_beta": swiglu_beta,
+        "swiglu_limit": swiglu_limit,
+        "row_scale": row_scale,
+    }
+    try:
+        return _ops.grouped_gemm_quantized(
+            a,
+            packed.values,
+            packed.scale,
+            packed.codes,
+            expert_offsets,
+            row_index,
+            packed.weight_format,
+            packed.group_size,
+            top_k=top_k,
+            epilogue=number,
+            **options,
+            tactic=tactic,
+        )
+    except RuntimeError:
+        chosen = EpilogueOptions(**options)
+        _shapes.grouped_gemm_quantized(a, packed, expert_offsets, row_index, top_k, number, chosen)
+        _require_tactics(op, tactic=tactic)
+        _require_kernels(op, "a", a)
+        raise
+
+
+def _tensors(op: str, name: str, weight: PackedWeight) -> PackedTensors:
+    # Who has a packed weight has imported the module that it is of.
+    from torch_sm80moe.quantization.packing import PackedWeight
+
+    if not isinstance(weight, PackedWeight):
+        raise TypeError(
+            f"{op}: {name} must be a PackedWeight (quantization.pack makes one), "
+            f"got {type(weight).__name__}"
+        )
+    if weight.scheme.activation != "16bit":
+        raise ValueError(f"{op}: {name} must be for 16-bit activations, got {weight.scheme}")
+    return weight.tensors()

@@ -1,0 +1,241 @@
+"""Weights as the kernels read them, and back: nothing is lost on the way.
+
+A row is cut into chunks of 16 bytes along K, of 16 weights (8 bits each) or 32 (4 bits). A lane of
+four takes 4 bytes of each: just the weights that its mma fragments hold, and in the order in which
+a word becomes pairs of 16-bit numbers (`kernels/gemm/weight_format.cuh`, `docs/layouts.md`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from torch_sm80moe._options import WEIGHT_BITS, WEIGHT_FORMATS, PackedTensors
+from torch_sm80moe.quantization.scheme import MXFP4_GROUP_SIZE, PER_TENSOR, QuantScheme
+from torch_sm80moe.quantization.weights import (
+    E8M0_BIAS,
+    QuantizedWeight,
+    e2m1_to_float,
+)
+
+CHUNK_BYTES = 16
+_CODES_MULTIPLE = 4  # bytes: kernels copy the codes of four groups at a time
+_INT4_ZERO = 8  # int4 is stored as 0 to 15
+_LARGEST_POWER = 254  # an exponent's code in the row that has the largest
+# A kernel's e2m1 number is 2 ** (code - 253) times the value: twice what the code stands for.
+_MXFP4_POWER = 253
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """One weight of all experts, `[E, N, K]`, in the layout of the kernels.
+
+    Args:
+        values: `[E, N, B]`, uint8: rows of whole chunks.
+        scale: `[E, N, G]`, float32: a scale for each group of a row, of which there is one unless
+            the scheme has groups or blocks. For mxfp4 a power of two for each row.
+        codes: `[E, N, C]`, uint8, a byte for each group, up to a multiple of four: zero points, or
+            for mxfp4 the groups' exponents, as steps below the row's largest from 254 down.
+        shape: E, N, K.
+        scheme: what all this means.
+
+    Example:
+        >>> values = torch.arange(16, dtype=torch.int8).reshape(1, 1, 16)
+        >>> scale = torch.ones(1, 1, 1)
+        >>> weight = QuantizedWeight(values, scale, None, QuantScheme.parse("w8a16"))
+        >>> pack(weight).values.flatten().tolist()
+        [0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15]
+        >>> unpack(pack(weight)).values.equal(values)
+        True
+    """
+
+    values: torch.Tensor
+    scale: torch.Tensor
+    codes: torch.Tensor | None
+    shape: tuple[int, int, int]
+    scheme: QuantScheme
+
+    @property
+    def weight_format(self) -> int:
+        """The number that the operators take."""
+        return WEIGHT_FORMATS.index(self.scheme.weight_format)
+
+    @property
+    def group_size(self) -> int:
+        """How many weights of a row share a scale, as the operators take it: 0 for all."""
+        if self.scheme.block is not None:
+            return self.scheme.block[1]
+        return max(self.scheme.group_size, 0)
+
+    def tensors(self) -> PackedTensors:
+        """Return what the operators take."""
+        return PackedTensors(
+            self.values, self.scale, self.codes, self.weight_format, self.group_size
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """The memory of all tensors."""
+        tensors = [self.values, self.scale, *([] if self.codes is None else [self.codes])]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.values.device
+
+    def to(self, device: torch.device | str) -> PackedWeight:
+        """Return the weight on a device; the same tensors if they are there."""
+        codes = None if self.codes is None else self.codes.to(device)
+        return replace(
+            self, values=self.values.to(device), scale=self.scale.to(device), codes=codes
+        )
+
+
+def pack(weight: QuantizedWeight) -> PackedWeight:
+    """Return the weight as kernels read it; `unpack` is the exact inverse."""
+    num_experts, n, k = weight.shape
+    bits = WEIGHT_BITS[weight.scheme.weight_format]
+    row_bytes = -(-k * bits // (8 * CHUNK_BYTES)) * CHUNK_BYTES
+    values = torch.empty((num_experts, n, row_bytes), dtype=torch.uint8, device=weight.device)
+    for expert in range(num_experts):  # copies of one expert at a time
+        stored = _stored_from_values(weight.values[expert], weight.scheme.weight_format)
+        values[expert] = _pack_rows(stored, bits)
+    scale, codes = _pack_scales(weight)
+    return PackedWeight(values, scale, codes, weight.shape, weight.scheme)
+
+
+def unpack(packed: PackedWeight) -> QuantizedWeight:
+    """Return the canonical form of a packed weight."""
+    num_experts, _, k = packed.shape
+    weight_format = packed.scheme.weight_format
+    bits = WEIGHT_BITS[weight_format]
+    values = torch.stack(
+        [
+            _values_from_stored(_unpack_rows(packed.values[expert], bits, k), weight_format)
+            for expert in range(num_experts)
+        ]
+    )
+    scale, zero_point = _unpack_scales(packed)
+    return QuantizedWeight(values, scale, zero_point, packed.scheme)
+
+
+def dequantize_rows(
+    values: torch.Tensor,
+    scale: torch.Tensor,
+    codes: torch.Tensor | None,
+    weight_format: str,
+    group_size: int,
+    k: int,
+) -> torch.Tensor:
+    """Return float32 `[..., K]` of packed rows, as a kernel reads them.
+
+    Args:
+        values: `[..., B]`, as in `PackedWeight`.
+        scale: `[..., G]`.
+        codes: `[..., C]` or None.
+        weight_format: "int8", "int4", "fp8" or "mxfp4".
+        group_size: weights of a row that share a scale; 0 for all.
+        k: K.
+    """
+    stored = _unpack_rows(values, WEIGHT_BITS[weight_format], k)
+    group = torch.arange(k, device=values.device) // (group_size or k)
+    numbers = _numbers(stored, weight_format)
+    if weight_format == "mxfp4":
+        assert codes is not None
+        power = codes[..., group].to(torch.int32) - _MXFP4_POWER
+        return torch.ldexp(numbers.double(), power).mul(scale.double()).float()
+    if codes is not None:
+        numbers = numbers - _numbers(codes[..., group], weight_format)
+    return numbers * scale[..., group]
+
+
+def _numbers(stored: torch.Tensor, weight_format: str) -> torch.Tensor:
+    values = _values_from_stored(stored, weight_format)
+    return e2m1_to_float(values) if weight_format == "mxfp4" else values.float()
+
+
+def _stored_from_values(values: torch.Tensor, weight_format: str) -> torch.Tensor:
+    """Return the bits that a row keeps of each value, as uint8."""
+    if weight_format == "int4":
+        return (values + _INT4_ZERO).to(torch.uint8)
+    return values.view(torch.uint8)
+
+
+def _values_from_stored(stored: torch.Tensor, weight_format: str) -> torch.Tensor:
+    if weight_format == "int4":
+        return stored.to(torch.int8) - _INT4_ZERO
+    if weight_format == "int8":
+        return stored.view(torch.int8)
+    return stored.view(torch.float8_e4m3fn) if weight_format == "fp8" else stored
+
+
+def _pack_rows(stored: torch.Tensor, bits: int) -> torch.Tensor:
+    """Reorder `[..., K]` and put two of 4 bits into a byte; the last chunk ends in zeros."""
+    steps = 8 // bits  # 16-deep steps of mma that a chunk lasts
+    rows = stored.shape[:-1]
+    chunks = torch.nn.functional.pad(stored, (0, -stored.size(-1) % (steps * 16)))
+    fields = chunks.reshape(*rows, -1, steps, 2, 4, 2)  # step, high, lane, half
+    if bits == 8:
+        return fields.squeeze(-4).permute(*_leading(rows), -2, -1, -3).reshape(*rows, -1)
+    low_high = fields.permute(*_leading(rows), -2, -1, -4, -3)  # lane, half, step, high
+    return (low_high[..., 0] | low_high[..., 1] << bits).reshape(*rows, -1)
+
+
+def _unpack_rows(packed: torch.Tensor, bits: int, k: int) -> torch.Tensor:
+    rows = packed.shape[:-1]
+    if bits == 8:
+        fields = packed.reshape(*rows, -1, 4, 2, 2)  # lane, half, high
+        stored = fields.permute(*_leading(rows), -1, -3, -2)
+    else:
+        words = packed.reshape(*rows, -1, 4, 2, 2)  # lane, half, step
+        fields = torch.stack([words & 0xF, words >> bits], dim=-1)  # and high
+        stored = fields.permute(*_leading(rows), -2, -1, -4, -3)
+    return stored.reshape(*rows, -1)[..., :k].contiguous()
+
+
+def _leading(rows: torch.Size) -> range:
+    """The dimensions before those of a chunk: rows, and the chunks of one."""
+    return range(len(rows) + 1)
+
+
+def _pack_scales(weight: QuantizedWeight) -> tuple[torch.Tensor, torch.Tensor | None]:
+    num_experts, n, _ = weight.shape
+    if weight.scheme.weight_format == "mxfp4":
+        largest = weight.scale.amax(dim=-1, keepdim=True)
+        scale = _power_of_two(largest.int() - E8M0_BIAS - 1)
+        return scale, _pad_codes(weight.scale + (_LARGEST_POWER - largest))
+    scale, zero_point = weight.scale, weight.zero_point
+    if weight.scheme.block is not None:
+        scale = scale.repeat_interleave(weight.scheme.block[0], dim=1)[:, :n]
+    scale = scale.expand(num_experts, n, -1).contiguous()
+    if zero_point is None:
+        return scale, None
+    stored = _stored_from_values(zero_point, weight.scheme.weight_format)
+    return scale, _pad_codes(stored.expand(num_experts, n, -1))
+
+
+def _unpack_scales(packed: PackedWeight) -> tuple[torch.Tensor, torch.Tensor | None]:
+    scheme, (_, _, k) = packed.scheme, packed.shape
+    if scheme.weight_format == "mxfp4":
+        assert packed.codes is not None
+        largest = torch.frexp(packed.scale.double()).exponent + E8M0_BIAS
+        codes = packed.codes[..., : k // MXFP4_GROUP_SIZE].int()
+        return (codes + largest - _LARGEST_POWER).to(torch.uint8), None
+    rows = scheme.block[0] if scheme.block is not None else 1
+    if scheme.group_size == PER_TENSOR:
+        rows = packed.shape[1]
+    scale = packed.scale[:, ::rows].contiguous()
+    if packed.codes is None:
+        return scale, None
+    stored = packed.codes[:, ::rows, : scale.size(-1)].contiguous()
+    return scale, _values_from_stored(stored, scheme.weight_format)
+
+
+def _power_of_two(exponent: torch.Tensor) -> torch.Tensor:
+    return torch.ldexp(torch.ones_like(exponent, dtype=torch.float64), exponent).float()
+
+
+def _pad_codes(codes: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.pad(codes, (0, -codes.size(-1) % _CODES_MULTIPLE)).contiguous()
