@@ -78,7 +78,7 @@ SM80MOE_DEVICE float2 ld_shared_v2_f32(uint32_t address) {
 template <int kTable>
 SM80MOE_DEVICE uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t d;
-  asm volatile("lop3.b32 %0, %1, %2, %3, %4;" : "=r"(d) : "r"(a), "r"(b), "r"(c), "n"(kTable));
+  asm("lop3.b32 %0, %1, %2, %3, %4;" : "=r"(d) : "r"(a), "r"(b), "r"(c), "n"(kTable));
   return d;
 }
 

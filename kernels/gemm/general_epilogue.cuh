@@ -161,4 +161,35 @@ struct GeneralEpilogue {
   }
 };
 
+// The same for packed weights, of which there are many formats: it is compiled for one block of
+// rows, and blocks take turns in a loop, in which the accumulators move up. All options for all
+// blocks at once would be most of what the compiler has to do; beside the mainloop the moves are
+// nothing.
+struct BlockwiseEpilogue : GeneralEpilogue {
+  template <class T, int kWarpN, int kMmasM, int kMmasN>
+  SM80MOE_DEVICE static void store(const GroupedGemmArgs& args, const TileColumns& columns,
+                                   WarpTile tile, float (&acc)[kMmasM][kMmasN][4]) {
+#pragma unroll 1
+    for (; tile.row0 < tile.row_end; tile.row0 += tile.row_step) {
+      float block[1][kMmasN][4];
+      take_first(block[0], acc);
+      GeneralEpilogue::store<T, kWarpN>(args, columns, tile, block);
+    }
+  }
+
+ private:
+  template <int kMmasM, int kMmasN>
+  SM80MOE_DEVICE static void take_first(float (&block)[kMmasN][4],
+                                        float (&acc)[kMmasM][kMmasN][4]) {
+#pragma unroll
+    for (int j = 0; j < kMmasN; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        block[j][e] = acc[0][j][e];
+#pragma unroll
+        for (int i = 1; i < kMmasM; ++i) acc[i - 1][j][e] = acc[i][j][e];
+      }
+  }
+};
+
 }  // namespace sm80moe::gemm

@@ -65,13 +65,18 @@ class Mainloop {
   static constexpr bool kInPlace = Config::kMmasM >= 4;
   static constexpr int kABuffers = kInPlace ? 1 : 2;
 
+  // What the loop after that for so many blocks is for; 0 if it is the last. Packed weights, of
+  // which there are many formats, make do with two.
+  static constexpr int fewer_blocks(int blocks) {
+    if (!Weight::kIsPacked) return blocks - 1;
+    return blocks == Config::kMmasM ? blocks / 2 : 0;
+  }
+
   template <int kBlocks>
   SM80MOE_DEVICE void run_blocks(int num_k_tiles, int blocks, Accumulator& acc) {
-    if constexpr (kBlocks > 1) {
-      // Packed weights, of which there are many formats, make do with fewer loops.
-      constexpr int kFewer = Weight::kIsPacked ? kBlocks / 2 : kBlocks - 1;
+    constexpr int kFewer = fewer_blocks(kBlocks);
+    if constexpr (kFewer > 0)
       if (blocks <= kFewer) return run_blocks<kFewer>(num_k_tiles, blocks, acc);
-    }
 #pragma unroll 1
     for (int k_tile = 0; k_tile < num_k_tiles; ++k_tile) {
       const int depth = k_tile * Config::kCtaK;

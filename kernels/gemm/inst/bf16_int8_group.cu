@@ -1,9 +1,0 @@
-#include "gemm/general_epilogue.cuh"
-#include "gemm/launch_table.cuh"
-
-namespace sm80moe::gemm {
-
-const LaunchTable kBf16Int8Group =
-    launch_table<__nv_bfloat16, Int8GroupWeight<__nv_bfloat16>, GeneralEpilogue>();
-
-}  // namespace sm80moe::gemm

@@ -1,0 +1,10 @@
+#include "gemm/general_epilogue.cuh"
+#include "gemm/launch_table.cuh"
+
+namespace sm80moe::gemm {
+
+const LaunchTable kBf16Int8 =
+    launch_table<__nv_bfloat16, Int8Weight<__nv_bfloat16>, BlockwiseEpilogue>();
+const LaunchTable kFp16Int8 = launch_table<__half, Int8Weight<__half>, BlockwiseEpilogue>();
+
+}  // namespace sm80moe::gemm
