@@ -17,7 +17,7 @@ _STATIC = re.compile(
     rf"(?<!extern )__shared__\s+{_ALIGNED}(?P<type>[\w:<>, ]+?)\s+(?P<name>\w+)"
     r"(?P<dims>(?:\[[^\];]*\])*);"
 )
-_ASM = re.compile(r"\basm\s+volatile\s*\(")
+_ASM = re.compile(r"\basm\s*(?:volatile\s*)?\(")
 _LEFTOVER = re.compile(r"<<<|__shared__|\basm\b")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[()\[\]{},:]|\n|[^"()\[\]{},:\n]+')
 _OPERAND = re.compile(r'\s*("[^"]*")\s*\((.*)\)\s*', re.DOTALL)

@@ -28,9 +28,9 @@ template <class Epilogue>
 constexpr sm80moe::gemm::EpilogueKind epilogue_kind() {
   using namespace sm80moe::gemm;
   if (std::is_base_of<GeneralEpilogue, Epilogue>::value) return EpilogueKind::kGated;
-  static_assert(std::is_same<Epilogue, StoreEpilogue>::value ||
-                    std::is_same<Epilogue, SwigluEpilogue>::value,
-                "a new epilogue needs its reference in driver/gemm.cpp");
+  static_assert(
+      std::is_same<Epilogue, StoreEpilogue>::value || std::is_same<Epilogue, SwigluEpilogue>::value,
+      "a new epilogue needs its reference in driver/gemm.cpp");
   return std::is_same<Epilogue, SwigluEpilogue>::value ? EpilogueKind::kSwiglu
                                                        : EpilogueKind::kStore;
 }
