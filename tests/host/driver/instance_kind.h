@@ -27,12 +27,14 @@ constexpr sm80moe::gemm::WeightFormat weight_format() {
 template <class Epilogue>
 constexpr sm80moe::gemm::EpilogueKind epilogue_kind() {
   using namespace sm80moe::gemm;
-  if (std::is_base_of<GeneralEpilogue, Epilogue>::value) return EpilogueKind::kGated;
-  static_assert(
-      std::is_same<Epilogue, StoreEpilogue>::value || std::is_same<Epilogue, SwigluEpilogue>::value,
-      "a new epilogue needs its reference in driver/gemm.cpp");
-  return std::is_same<Epilogue, SwigluEpilogue>::value ? EpilogueKind::kSwiglu
-                                                       : EpilogueKind::kStore;
+  if constexpr (std::is_base_of<GeneralEpilogue, Epilogue>::value) {
+    return EpilogueKind::kGated;
+  } else {
+    constexpr bool kIsSwiglu = std::is_same<Epilogue, SwigluEpilogue>::value;
+    static_assert(std::is_same<Epilogue, StoreEpilogue>::value || kIsSwiglu,
+                  "a new epilogue needs its reference in driver/gemm.cpp");
+    return kIsSwiglu ? EpilogueKind::kSwiglu : EpilogueKind::kStore;
+  }
 }
 
 }  // namespace driver
