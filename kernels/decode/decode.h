@@ -9,6 +9,7 @@
 #include "common/element_type.h"
 #include "common/epilogue_args.h"
 #include "common/expert_ids.h"
+#include "common/packed_args.h"
 
 namespace sm80moe::decode {
 
@@ -49,6 +50,9 @@ struct LayerArgs {
   int64_t residual_row_stride;
   const void* w2_bias;  // [num_experts, hidden_size] or null
   int64_t w2_bias_expert_stride;
+  // For packed weights, whose strides are in units of two bytes: what stands beside w13 with its
+  // second rows, and beside w2.
+  PackedArgs w13_packed, w2_packed;
 };
 
 inline constexpr int kMaxPairs = 32;  // a pair a lane: each warp knows the whole routing by heart
@@ -63,9 +67,10 @@ inline constexpr double kMostUs = 200;
 // The most pairs for which run_layer is the faster way: kMaxPairs at most, none if the kernels do
 // not fit the device. Pairs are taken to choose experts at random.
 inline int max_pairs(const DeviceInfo& info, int64_t num_experts, int64_t hidden_size,
-                     int64_t intermediate_size) {
+                     int64_t intermediate_size, WeightFormat format = WeightFormat::kDense) {
   if (info.smem_per_cta < kSmemBytes) return 0;
-  const double us_an_expert = 6.0 * hidden_size * intermediate_size / info.dram_bytes_per_us;
+  const double bytes_an_expert = 3.0 * hidden_size * intermediate_size * weight_bits(format) / 8;
+  const double us_an_expert = bytes_an_expert / info.dram_bytes_per_us;
   double active_experts = 0;
   for (int pairs = 0; pairs < kMaxPairs; ++pairs) {
     active_experts += 1 - active_experts / num_experts;
@@ -78,5 +83,8 @@ inline int max_pairs(const DeviceInfo& info, int64_t num_experts, int64_t hidden
 // For 1 to kMaxPairs pairs, on a device that has kSmemBytes a CTA.
 cudaError_t run_layer(const LayerArgs& args, ElementType type, int device, const DeviceInfo& info,
                       cudaStream_t stream);
+// The same, of packed weights, which run_layer calls.
+cudaError_t run_packed_layer(const LayerArgs& args, ElementType type, int device,
+                             const DeviceInfo& info, cudaStream_t stream);
 
 }  // namespace sm80moe::decode

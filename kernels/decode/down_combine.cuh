@@ -14,9 +14,12 @@ SM80MOE_HOST_DEVICE constexpr int column_pairs_of_cta(int hidden_size, int cta, 
   return ceil_div(hidden_size / 2 - cta, num_ctas);
 }
 
-template <class T, bool kHasOptions>
+template <class Rows_, bool kHasOptions>
 class Down {
  public:
+  using Rows = Rows_;
+  using T = typename Rows::Element;
+
   // products: [column pairs of the CTA, num_pairs], two rounded values a word.
   SM80MOE_DEVICE Down(const LayerArgs& args, const ExpertGroups& groups, uint32_t* products)
       : args_(args), groups_(groups), products_(products) {
@@ -32,12 +35,17 @@ class Down {
   }
   SM80MOE_DEVICE int first_tile() const { return warp_index(); }
   SM80MOE_DEVICE int tile_stride() const { return kWarps; }
-  SM80MOE_DEVICE int depth() const { return num_chunks(args_.intermediate_size); }
+  SM80MOE_DEVICE int activation_depth() const { return num_chunks(args_.intermediate_size); }
+  SM80MOE_DEVICE int depth() const { return ceil_div(activation_depth(), Rows::kActivationChunks); }
   SM80MOE_DEVICE const uint4* weights(int expert, int column) const {
     return chunks_at(args_.w2,
                      expert * args_.w2_expert_stride + output_column(column) * args_.w2_row_stride);
   }
   SM80MOE_DEVICE int64_t second_row() const { return args_.w2_row_stride; }
+  SM80MOE_DEVICE const PackedArgs& packed() const { return args_.w2_packed; }
+  SM80MOE_DEVICE int packed_row(int expert, int column) const {
+    return expert * args_.hidden_size + output_column(column);
+  }
   SM80MOE_DEVICE const uint4* activations(int pair) const {
     return chunks_at(args_.intermediate, int64_t{pair} * args_.intermediate_size);
   }

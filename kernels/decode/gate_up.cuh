@@ -70,9 +70,11 @@ struct Ungated {
 
 // Tiles are dealt out to the CTAs first and then to their warps, so that no SM has a tile more to
 // read than any other, and neighbours read neighbouring rows.
-template <class T, class Epilogue>
+template <class Rows_, class Epilogue>
 class GateUp {
  public:
+  using Rows = Rows_;
+
   SM80MOE_DEVICE GateUp(const LayerArgs& args, const ExpertGroups& groups, const Prefetch& prefetch)
       : args_(args), groups_(groups), prefetch_(prefetch) {}
 
@@ -81,17 +83,22 @@ class GateUp {
   }
   SM80MOE_DEVICE int first_tile() const { return blockIdx.x + gridDim.x * warp_index(); }
   SM80MOE_DEVICE int tile_stride() const { return gridDim.x * kWarps; }
-  SM80MOE_DEVICE int depth() const { return num_chunks(args_.hidden_size); }
+  SM80MOE_DEVICE int activation_depth() const { return num_chunks(args_.hidden_size); }
+  SM80MOE_DEVICE int depth() const { return ceil_div(activation_depth(), Rows::kActivationChunks); }
   SM80MOE_DEVICE const uint4* weights(int expert, int column) const {
     return chunks_at(args_.w13,
                      expert * args_.w13_expert_stride + column * args_.w13_column_stride);
   }
   SM80MOE_DEVICE int64_t second_row() const { return args_.w13_second_row; }
+  SM80MOE_DEVICE const PackedArgs& packed() const { return args_.w13_packed; }
+  SM80MOE_DEVICE int packed_row(int expert, int column) const {
+    return expert * (2 * num_columns()) + column * args_.w13_packed.row_step;
+  }
   SM80MOE_DEVICE const uint4* activations(int pair) const {
     return chunks_at(args_.hidden_states, groups_.token_of(pair) * args_.hidden_states_row_stride);
   }
   SM80MOE_DEVICE void store(int expert, int pair, int column, float first, float second) const {
-    Epilogue::template store<T>(args_, expert, pair, column, first, second);
+    Epilogue::template store<typename Rows::Element>(args_, expert, pair, column, first, second);
   }
   SM80MOE_DEVICE void after_last_load() const { prefetch_w2(args_, groups_, prefetch_); }
 

@@ -16,9 +16,11 @@ struct Prefetch {
   int bytes_per_row;
 };
 
-inline Prefetch prefetch_for(const LayerArgs& args, const DeviceInfo& info) {
-  constexpr int64_t kFirstSteps = kStages * sizeof(Step::first);
-  const int64_t row_bytes = int64_t{args.intermediate_size} * sizeof(uint16_t);
+template <class Rows>
+Prefetch prefetch_for(const LayerArgs& args, const DeviceInfo& info) {
+  constexpr int64_t kFirstSteps = kStages * kWarpSize * sizeof(uint4);
+  const int64_t row_bytes =
+      int64_t{args.intermediate_size} * sizeof(uint16_t) / Rows::kActivationChunks;
   const int bytes_per_row = static_cast<int>(min_of(row_bytes, kFirstSteps));
   const int bytes = min_of(kPrefetchBytes, info.l2_bytes / kMaxPrefetchShareOfL2);
   return {bytes / bytes_per_row, bytes_per_row};

@@ -1,5 +1,6 @@
 #pragma once
 // The loop of both kernels: products of weight rows with the activations of their expert's pairs.
+// What weights are, a policy knows: dense_rows.cuh, packed_rows.cuh.
 
 #include "common/limits.h"
 #include "common/ptx.cuh"
@@ -18,13 +19,11 @@ SM80MOE_DEVICE int num_chunks(int num_elements) {
   return static_cast<unsigned>(num_elements) / static_cast<unsigned>(kRowMultiple);
 }
 
-// What a warp multiplies at once, in shared memory: a chunk a lane of each. A lane copies and reads
-// only chunks of its own, so that no lane ever waits for another.
-struct Step {
-  uint4 first[kWarpSize], second[kWarpSize];  // weights: gates and ups, or even and odd columns
-  uint4 activations[kWarpSize];
-};
-inline constexpr int kRingBytes = kWarps * kStages * static_cast<int>(sizeof(Step));
+// What a warp multiplies at once, in shared memory: a chunk a lane of both rows of weights, gates
+// and ups or even and odd columns, and what belongs to them. A lane copies and reads only what is
+// its own, so that no lane ever waits for another.
+inline constexpr int kStepBytes = 48 * kWarpSize;
+inline constexpr int kRingBytes = kWarps * kStages * kStepBytes;
 
 // How the 8 rows and columns of an mma are used: for `width` rows (and as many pairs of a group),
 // each cut into 8 / width slices. The mma multiplies every slice of a row with every slice of a
@@ -77,6 +76,8 @@ class Walk {
 template <class Work>
 class Loader {
  public:
+  using Step = typename Work::Rows::Step;
+
   SM80MOE_DEVICE Loader(const Work& work, const ExpertGroups& groups, const Tiling& tiling,
                         const Walk& walk)
       : work_(work), groups_(groups), tiling_(tiling), walk_(walk) {}
@@ -91,13 +92,12 @@ class Loader {
   SM80MOE_DEVICE void copy(Step& step) {
     if (begin_ == 0) begin_tile();
     const int lane = lane_index(), chunk = begin_ + lane % tiling_.lanes_per_row();
-    const bool has_weights = chunk < weight_chunks_, has_activations = chunk < activation_chunks_;
+    const bool has_weights = chunk < weight_chunks_;
     const uint4* weights = weights_ + chunk;
     ptx::cp_async_16(ptx::shared_address(&step.first[lane]), weights, has_weights);
     ptx::cp_async_16(ptx::shared_address(&step.second[lane]),
                      chunks_at(weights, work_.second_row()), has_weights);
-    ptx::cp_async_ca_16(ptx::shared_address(&step.activations[lane]), activations_ + chunk,
-                        has_activations);
+    beside_.copy(work_, step, chunk, has_weights);
     begin_ += tiling_.lanes_per_row();
     if (begin_ < work_.depth()) return;
     begin_ = 0;
@@ -112,35 +112,35 @@ class Loader {
     const int column = walk_.tile() * tiling_.width() + row, pair = group.pair(row);
     weights_ = work_.weights(group.expert, column);
     weight_chunks_ = column < work_.num_columns() ? work_.depth() : 0;
-    activations_ = work_.activations(max_of(pair, 0));
-    activation_chunks_ = pair >= 0 ? work_.depth() : 0;
+    beside_.begin_tile(work_, group.expert, column, pair);
   }
 
   const Work& work_;
   const ExpertGroups& groups_;
   const Tiling& tiling_;
   Walk walk_;
-  int begin_ = 0;                        // the first chunk of the next step
-  const uint4 *weights_, *activations_;  // where this lane's rows begin
-  int weight_chunks_, activation_chunks_;
+  int begin_ = 0;         // the first chunk of the next step
+  const uint4* weights_;  // where this lane's row begins
+  int weight_chunks_;
+  typename Work::Rows::Beside beside_;
 };
 
 // Multiplies the steps in the order in which the loader sent for them.
-template <class T, class Work>
+template <class Work>
 class Multiplier {
  public:
+  using Rows = typename Work::Rows;
+
   SM80MOE_DEVICE Multiplier(const Work& work, const ExpertGroups& groups, const Tiling& tiling,
                             const Walk& walk)
       : work_(work), groups_(groups), tiling_(tiling), walk_(walk) {}
 
   SM80MOE_DEVICE bool has_step() const { return !walk_.ended(); }
 
-  SM80MOE_DEVICE void multiply(const Step& step) {
-    const int lane = lane_index();
-    const uint4 first = step.first[lane], second = step.second[lane], x = step.activations[lane];
-    // Rows 0 to 7 of A are the first rows, 8 to 15 the second ones.
-    ptx::mma_m16n8k16(sums_, {first.x, second.x, first.y, second.y}, x.x, x.y, T{});
-    ptx::mma_m16n8k16(sums_, {first.z, second.z, first.w, second.w}, x.z, x.w, T{});
+  SM80MOE_DEVICE void multiply(const typename Rows::Step& step) {
+    if (Rows::kReadsActivations && begin_ == 0)
+      products_.begin_tile(work_, groups_[walk_.group()].pair(tiling_.row_of(lane_index() / 4)));
+    products_.add(work_, step, begin_ + lane_index() % tiling_.lanes_per_row(), sums_);
     begin_ += tiling_.lanes_per_row();
     if (begin_ < work_.depth()) return;
     end_tile();
@@ -183,18 +183,21 @@ class Multiplier {
   const Tiling& tiling_;
   Walk walk_;
   int begin_ = 0;  // the first chunk of the next step
+  typename Rows::Products products_;
   float sums_[4] = {};
 };
 
 // All that one warp computes. `ring` is the CTA's, kRingBytes long.
-template <class T, class Work>
+template <class Work>
 SM80MOE_DEVICE void stream_rows(const Work& work, const ExpertGroups& groups, void* ring) {
+  using Step = typename Work::Rows::Step;
+  static_assert(sizeof(Step) == kStepBytes);
   Step* const steps = static_cast<Step*>(ring) + warp_index() * kStages;
   const Tiling tiling(groups.log2_width());
   const Walk walk(groups.size(), tiling.num_tiles(work.num_columns()), work.first_tile(),
                   work.tile_stride());
   Loader<Work> loader(work, groups, tiling, walk);
-  Multiplier<T, Work> multiplier(work, groups, tiling, walk);
+  Multiplier<Work> multiplier(work, groups, tiling, walk);
 #pragma unroll 1
   for (int i = 0; i < kStages || multiplier.has_step(); ++i) {
     Step& oldest = steps[i % kStages];

@@ -169,10 +169,10 @@ class Mainloop {
     constexpr int kShares = kEnd - kBegin;
     const int share = block - kBegin;
     if constexpr (Weight::kIsPacked) {
-      if (share > 0 || step % Weight::kStepsPerLoad != 0) return;
+      if (share > 0 || step % Weight::kParts != 0) return;
 #pragma unroll
       for (int four = 0; four < kPairs / 2; ++four) {
-        const uint32_t w = WTile::advance(stage_ + w_lane_, step / Weight::kStepsPerLoad);
+        const uint32_t w = WTile::advance(stage_ + w_lane_, step / Weight::kParts);
         Weight::load_raw(w_raw_[four], w + four * 32 * WTile::kRowBytes);
       }
     } else {
@@ -196,8 +196,8 @@ class Mainloop {
 #pragma unroll
       for (int i = share * kPairs / kShares * 2; i < (share + 1) * kPairs / kShares * 2; ++i) {
         uint32_t* w = w_frag_[step % 2][i / 2] + i % 2 * 2;
-        Weight::decode(w_raw_[i / 4][i % 4], step % Weight::kStepsPerLoad, groups_.column_word(i),
-                       w[0], w[1]);
+        Weight::decode(w_raw_[i / 4][i % 4], step % Weight::kParts, groups_.column_word(i), w[0],
+                       w[1]);
       }
     }
   }

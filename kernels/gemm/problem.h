@@ -4,33 +4,13 @@
 #include <cstdint>
 
 #include "common/epilogue_args.h"
+#include "common/packed_args.h"
 
 namespace sm80moe::gemm {
 
 // Columns of the result: in all, in a tile, and from that of a gate row to that of its up row.
 struct TileColumns {
   int total, per_tile, up;
-};
-
-// What W holds. Packed weights are laid out for the kernels; weight_format.cuh says how.
-enum class WeightFormat { kDense, kInt8, kInt8Group, kInt4, kFp8, kMxfp4 };
-
-// Bits that a weight takes.
-constexpr int weight_bits(WeightFormat format) {
-  if (format == WeightFormat::kDense) return 16;
-  return format == WeightFormat::kInt4 || format == WeightFormat::kMxfp4 ? 4 : 8;
-}
-
-// What stands beside packed weights. Column c of the result has weight row c * row_step, and if it
-// is gated the up row, up_rows further on.
-struct PackedArgs {
-  WeightFormat format;
-  const float* scale;    // [num_experts, n, groups]: where the first column's row begins
-  const uint8_t* codes;  // [num_experts, n, code_bytes], likewise, or null
-  int row_step, up_rows;
-  int groups;       // scales of a row
-  int group_shift;  // a group is 1 << group_shift weights of a row; 31 for all of it
-  int code_bytes;   // of a row, a multiple of 4
 };
 
 // out[m, :] = epilogue(A[source(m), :] @ W[e].T)   for m in [expert_offsets[e],

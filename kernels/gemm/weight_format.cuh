@@ -4,7 +4,7 @@
 
 #include "common/ptx.cuh"
 #include "common/smem_layout.cuh"
-#include "gemm/dequantize.cuh"
+#include "common/stored_numbers.cuh"
 #include "gemm/problem.h"
 #include "gemm/tactics.h"
 
@@ -33,23 +33,10 @@ struct DenseWeight {
   }
 };
 
-// Weights of 8 or 4 bits. The 16 bytes of a chunk hold 16 or 32 neighbours along the reduction, in
-// an order that gives each lane of a quad, in 4 bytes, just the weights of its fragments: ldmatrix
-// then deals them out, 32 rows at once. quantization/packing.py packs; docs/layouts.md has
-// pictures.
-template <WeightFormat kFormat_>
-struct PackedWeight {
-  static constexpr WeightFormat kFormat = kFormat_;
-  static constexpr int kBits = weight_bits(kFormat);
+// Weights of 8 or 4 bits, of which ldmatrix deals out the words of 32 rows at once.
+template <class Numbers>
+struct PackedWeight : Numbers {
   static constexpr bool kIsPacked = true;
-  static constexpr int kStepsPerLoad = 8 / kBits;  // 16-deep steps that a lane's 4 bytes last
-
-  // What a format may have beside a scale a row: scales that groups of a row share, and codes (a
-  // byte each) that decode() needs, as the word that column_word() makes of them.
-  static constexpr bool kHasGroupScales = false;
-  static constexpr bool kHasCodes = false;
-  static constexpr uint32_t kNoCodeWord = 0;  // where there are no codes
-  static constexpr float kUnit = 1;           // decode() gives the stored numbers times this
 
   // Few tactics, since there are many formats: one for streaming, one between, one of tall tiles.
   // Every element is added up in the order of the reduction, so a row's result is the same in all.
@@ -69,73 +56,19 @@ struct PackedWeight {
   }
 };
 
-// int8 and a scale a row.
 template <class T>
-struct Int8Weight : PackedWeight<WeightFormat::kInt8> {
-  SM80MOE_DEVICE static void decode(uint32_t raw, int, uint32_t, uint32_t& b0, uint32_t& b1) {
-    b0 = int8_pair(raw, T{});
-    b1 = int8_pair(raw >> 8, T{});
-  }
-};
+struct Int8Weight : PackedWeight<Int8Numbers<T>> {};
+template <class T>
+struct Int4Weight : PackedWeight<Int4Numbers<T>> {};
+template <class T>
+struct Fp8Weight : PackedWeight<Fp8Numbers<T>> {};
+template <class T>
+struct Mxfp4Weight : PackedWeight<Mxfp4Numbers<T>> {};
 
-// int8 in groups, each with a scale and perhaps a zero point, its code.
 template <class T>
-struct Int8GroupWeight : PackedWeight<WeightFormat::kInt8Group> {
+struct Int8GroupWeight : PackedWeight<Int8GroupNumbers<T>> {
   // Zero points of 8 bits take the registers of tall tiles.
   static constexpr bool has_tactic(const Tactic& t) { return t.warps_k == 1 && t.cta_m < 128; }
-
-  static constexpr bool kHasGroupScales = true;
-  static constexpr bool kHasCodes = true;
-
-  SM80MOE_DEVICE static uint32_t column_word(uint32_t code) {
-    return int8_pair(code * 0x00010001, T{}) ^ kSigns;  // -code
-  }
-  SM80MOE_DEVICE static void decode(uint32_t raw, int, uint32_t less_zero, uint32_t& b0,
-                                    uint32_t& b1) {
-    constexpr uint32_t kOnes = SixteenBit<T>::kOnes;
-    b0 = fma_pair(int8_pair(raw, T{}), kOnes, less_zero, T{});
-    b1 = fma_pair(int8_pair(raw >> 8, T{}), kOnes, less_zero, T{});
-  }
-};
-
-// int4, stored as 0 to 15, in groups, each with a scale and a zero point, its code.
-template <class T>
-struct Int4Weight : PackedWeight<WeightFormat::kInt4> {
-  static constexpr bool kHasGroupScales = true;
-  static constexpr bool kHasCodes = true;
-  static constexpr uint32_t kNoCodeWord = integers_below<T>(8);
-
-  SM80MOE_DEVICE static uint32_t column_word(uint32_t code) { return integers_below<T>(code); }
-  SM80MOE_DEVICE static void decode(uint32_t raw, int part, uint32_t taken, uint32_t& b0,
-                                    uint32_t& b1) {
-    b0 = nibble_pair<T>(raw >> (8 * part), taken);
-    b1 = nibble_pair<T>(raw >> (8 * part + 4), taken);
-  }
-};
-
-// e4m3 in groups, each with a scale.
-template <class T>
-struct Fp8Weight : PackedWeight<WeightFormat::kFp8> {
-  static constexpr bool kHasGroupScales = true;
-  static constexpr float kUnit = E4m3<T>::kUnit;
-
-  SM80MOE_DEVICE static void decode(uint32_t raw, int, uint32_t, uint32_t& b0, uint32_t& b1) {
-    b0 = E4m3<T>::pair(raw);
-    b1 = E4m3<T>::pair(raw >> 8);
-  }
-};
-
-// e2m1 in groups of 32, each with an exponent, its code: exact in 16 bits, so no sum changes units.
-template <class T>
-struct Mxfp4Weight : PackedWeight<WeightFormat::kMxfp4> {
-  static constexpr bool kHasCodes = true;
-
-  SM80MOE_DEVICE static uint32_t column_word(uint32_t code) { return E2m1<T>::power(code); }
-  SM80MOE_DEVICE static void decode(uint32_t raw, int part, uint32_t power, uint32_t& b0,
-                                    uint32_t& b1) {
-    b0 = E2m1<T>::pair(raw >> (8 * part), power);
-    b1 = E2m1<T>::pair(raw >> (8 * part + 4), power);
-  }
 };
 
 }  // namespace sm80moe::gemm

@@ -46,6 +46,9 @@ struct Layer {
     return {options.w13_bias,     options.activation,  options.gate_up_order,
             options.swiglu_alpha, options.swiglu_beta, options.swiglu_limit};
   }
+  WeightFormat weight_format() const {
+    return packed ? packed_format(packed->w13) : WeightFormat::kDense;
+  }
   // Whether the first GEMM does nothing but SwiGLU, in whatever order.
   bool is_plain() const {
     return options.gated && epilogue().is_plain() && !options.apply_router_weight_on_input;
@@ -255,18 +258,27 @@ cudaError_t combine(const DeviceScope& device, const Chunk& chunk, const Workspa
   return routing::combine(args, type, device.stream());
 }
 
+// From one index of a dimension to the next, in units of 16 bits.
+int64_t decode_stride(const Tensor& weights, int64_t dimension) {
+  return weights.stride(dimension) * static_cast<int64_t>(weights.element_size()) / 2;
+}
+
 void set_decode_options(decode::LayerArgs& args, const Chunk& chunk) {
   const Layer& layer = chunk.layer;
   const LayerOptions& options = layer.options;
   const OptionalRows bias(options.w2_bias);
-  // Two neighbouring columns in place of gate and up.
+  // Two neighbouring columns in place of gate and up, and of W2.
   constexpr ColumnRows kNeighbours{0, 2, 1};
   const ColumnRows rows =
       options.gated ? gate_up_rows(options.gate_up_order, layer.w13.size(1)) : kNeighbours;
-  args.w13 = static_cast<const char*>(layer.w13.data_ptr()) +
-             rows.first * layer.w13.stride(1) * layer.w13.element_size();
-  args.w13_column_stride = rows.step * layer.w13.stride(1);
-  args.w13_second_row = rows.second * layer.w13.stride(1);
+  const int64_t row_stride = decode_stride(layer.w13, 1);
+  args.w13 = static_cast<const uint16_t*>(layer.w13.data_ptr()) + rows.first * row_stride;
+  args.w13_column_stride = rows.step * row_stride;
+  args.w13_second_row = rows.second * row_stride;
+  if (layer.packed) {
+    args.w13_packed = packed_args(layer.packed->w13, rows);
+    args.w2_packed = packed_args(layer.packed->w2, kNeighbours);
+  }
   args.first_kernel = layer.is_plain() ? decode::FirstKernel::kSwiglu
                       : options.gated  ? decode::FirstKernel::kGated
                                        : decode::FirstKernel::kUngated;
@@ -289,9 +301,9 @@ decode::LayerArgs decode_args(const Chunk& chunk, const Workspace& work) {
   args.intermediate = work.intermediate;
   args.out = chunk.out;
   args.hidden_states_row_stride = layer.hidden_states.stride(0);
-  args.w13_expert_stride = layer.w13.stride(0);
-  args.w2_expert_stride = layer.w2.stride(0);
-  args.w2_row_stride = layer.w2.stride(1);
+  args.w13_expert_stride = decode_stride(layer.w13, 0);
+  args.w2_expert_stride = decode_stride(layer.w2, 0);
+  args.w2_row_stride = decode_stride(layer.w2, 1);
   args.topk_weights_row_stride = layer.topk_weights.stride(0);
   args.out_row_stride = chunk.out_stride;
   args.num_tokens = static_cast<int>(chunk.num_tokens);
@@ -307,10 +319,9 @@ decode::LayerArgs decode_args(const Chunk& chunk, const Workspace& work) {
 bool is_decode(const DeviceScope& device, const Layer& layer) {
   const bool is_free =
       layer.tactic_w13 == kSelect && layer.tactic_w2 == kSelect && !layer.options.batch_invariant;
-  return is_free && !layer.packed &&
-         layer.shape().num_rows() <= decode::max_pairs(device.info(), layer.num_experts(),
-                                                       layer.hidden_size(),
-                                                       layer.intermediate_size());
+  return is_free && layer.shape().num_rows() <=
+                        decode::max_pairs(device.info(), layer.num_experts(), layer.hidden_size(),
+                                          layer.intermediate_size(), layer.weight_format());
 }
 
 void run_chunk(const Checker& check, const DeviceScope& device, const Chunk& chunk,

@@ -35,21 +35,6 @@ void check_scheme(const Checker& check, const PackedScheme& scheme) {
     check.fail("group_size must be ", kMxfp4Group, " for mxfp4, got ", size);
 }
 
-// Which kernel: int8 without groups and zero points has its own.
-gemm::WeightFormat kernel_format(const PackedWeight& packed) {
-  switch (stored_format(packed.scheme)) {
-    case StoredFormat::kInt4:
-      return gemm::WeightFormat::kInt4;
-    case StoredFormat::kFp8:
-      return gemm::WeightFormat::kFp8;
-    case StoredFormat::kMxfp4:
-      return gemm::WeightFormat::kMxfp4;
-    default:
-      return packed.scheme.group_size == 0 && !packed.codes ? gemm::WeightFormat::kInt8
-                                                            : gemm::WeightFormat::kInt8Group;
-  }
-}
-
 int group_shift(int64_t group_size) {
   switch (group_size) {
     case 32:
@@ -64,6 +49,20 @@ int group_shift(int64_t group_size) {
 }
 
 }  // namespace
+
+WeightFormat packed_format(const PackedWeight& packed) {
+  switch (stored_format(packed.scheme)) {
+    case StoredFormat::kInt4:
+      return WeightFormat::kInt4;
+    case StoredFormat::kFp8:
+      return WeightFormat::kFp8;
+    case StoredFormat::kMxfp4:
+      return WeightFormat::kMxfp4;
+    default:
+      return packed.scheme.group_size == 0 && !packed.codes ? WeightFormat::kInt8
+                                                            : WeightFormat::kInt8Group;
+  }
+}
 
 void check_packed(const Checker& check, const std::string& name, const Tensor& values,
                   const PackedWeight& packed, int64_t k, const char* leader_name,
@@ -101,20 +100,26 @@ void check_packed(const Checker& check, const std::string& name, const Tensor& v
   check.same_device(codes_name.c_str(), *packed.codes, leader_name, leader);
 }
 
+PackedArgs packed_args(const PackedWeight& packed, const ColumnRows& rows) {
+  PackedArgs args{};
+  args.format = packed_format(packed);
+  args.groups = static_cast<int>(packed.scale.size(2));
+  args.scale = static_cast<const float*>(packed.scale.data_ptr()) + rows.first * args.groups;
+  if (packed.codes) {
+    args.code_bytes = static_cast<int>(packed.codes->size(2));
+    args.codes =
+        static_cast<const uint8_t*>(packed.codes->data_ptr()) + rows.first * args.code_bytes;
+  }
+  args.row_step = static_cast<int>(rows.step);
+  args.up_rows = static_cast<int>(rows.second);
+  args.group_shift = group_shift(packed.scheme.group_size);
+  return args;
+}
+
 void set_packed(gemm::GroupedGemmArgs& args, const PackedWeight& packed, const ColumnRows& rows,
                 int64_t k) {
   args.k = static_cast<int>(k);
-  gemm::PackedArgs& to = args.packed;
-  to.format = kernel_format(packed);
-  to.groups = static_cast<int>(packed.scale.size(2));
-  to.scale = static_cast<const float*>(packed.scale.data_ptr()) + rows.first * to.groups;
-  if (packed.codes) {
-    to.code_bytes = static_cast<int>(packed.codes->size(2));
-    to.codes = static_cast<const uint8_t*>(packed.codes->data_ptr()) + rows.first * to.code_bytes;
-  }
-  to.row_step = static_cast<int>(rows.step);
-  to.up_rows = static_cast<int>(rows.second);
-  to.group_shift = group_shift(packed.scheme.group_size);
+  args.packed = packed_args(packed, rows);
 }
 
 }  // namespace sm80moe::ops

@@ -23,10 +23,16 @@ struct PackedWeight {
   PackedScheme scheme;
 };
 
+// Which kernels read it: int8 without groups and zero points has its own.
+WeightFormat packed_format(const PackedWeight& packed);
+
 // W [E, N, K] in packed form. Rows and experts are counted, K is not: it is the activations'.
 void check_packed(const Checker& check, const std::string& name, const Tensor& values,
                   const PackedWeight& packed, int64_t k, const char* leader_name,
                   const Tensor& leader);
+
+// What kernels want to know of it, with the rows of a column of the product.
+PackedArgs packed_args(const PackedWeight& packed, const ColumnRows& rows);
 
 // Points `args`, whose W is set, at scales and codes.
 void set_packed(gemm::GroupedGemmArgs& args, const PackedWeight& packed, const ColumnRows& rows,

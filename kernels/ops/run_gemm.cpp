@@ -20,7 +20,7 @@ int resolve_tactic(const Checker& check, const DeviceScope& device,
   const int id = static_cast<int>(tactic), num_experts = problem.shape.num_experts;
   const gemm::LaunchTable& table =
       gemm::launch_table_for(problem.type, problem.format, problem.epilogue);
-  if (table.launch[id] == nullptr && problem.format != gemm::WeightFormat::kDense)
+  if (table.launch[id] == nullptr && problem.format != WeightFormat::kDense)
     check.fail(argument, " must have a kernel for the weight format, got tactic ", id);
   if (table.launch[id] == nullptr)
     check.fail(argument, " must have tiles of at most 128 rows with these options, got tactic ", id,
@@ -60,11 +60,11 @@ void run_gemm(const Checker& check, const DeviceScope& device, gemm::GroupedGemm
               ElementType type, gemm::EpilogueKind epilogue, const char* argument, int64_t tactic,
               gemm::Tactics among) {
   args.gated = gemm::is_gated(epilogue);
-  const gemm::WeightFormat format = args.packed.format;
+  const WeightFormat format = args.packed.format;
   const gemm::GemmProblem problem{
       type,
       epilogue,
-      {args.num_rows, args.num_experts, args.n, args.k, gemm::weight_bits(format)},
+      {args.num_rows, args.num_experts, args.n, args.k, weight_bits(format)},
       format};
   const int id = resolve_tactic(check, device, problem, argument, tactic, among);
   const auto launch = gemm::launch_table_for(type, format, epilogue).launch[id];

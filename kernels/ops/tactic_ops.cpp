@@ -37,7 +37,7 @@ Tensor tactic_table() {
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(2, sizes, strides, aoti_torch_dtype_int32(),
                                                   aoti_torch_device_type_cpu(), 0, &handle));
   Tensor rows(handle);
-  const auto& table = gemm::launch_table_for(ElementType::kBFloat16, gemm::WeightFormat::kDense,
+  const auto& table = gemm::launch_table_for(ElementType::kBFloat16, WeightFormat::kDense,
                                              gemm::EpilogueKind::kStore);
   auto* row = static_cast<int32_t*>(rows.data_ptr());
   for (int id = 0; id < gemm::kNumTactics; ++id, row += kColumns) {

@@ -42,6 +42,10 @@ def test_every_compiled_kernel_runs(
             ).kernels()
         for options in ({}, {"bias": 1, "residual": 1}, {"gated": 0}):
             launched |= run_ok(program, "decode", type=type_, **options).kernels()
+        for weights in ("int8", "int4", "fp8", "mxfp4"):
+            for gated in (0, 1):
+                options = {"format": weights, "gated": gated}
+                launched |= run_ok(program, "decode", type=type_, **options).kernels()
     for tokens in (1, 10000):
         launched |= run_ok(program, "sort", tokens=tokens, top_k=2).kernels()
     launched |= run_ok(program, "ends", rows=[1]).kernels()

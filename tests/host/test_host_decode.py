@@ -47,6 +47,45 @@ def test_layer_of_few_rows(program: Path, seed: int, hazard: str, type_: str) ->
     assert outcome.bank_conflicts()["cp.async"] == 0, str(outcome)
 
 
+# In each a quad's chunks, 64 or 128 weights deep, are of another number of groups.
+PACKED: dict[str, dict[str, object]] = {
+    "int8": {"format": "int8"},
+    "int8_zero_point": {"format": "int8", "zero_points": 1},
+    "int8_groups_of_32": {"format": "int8", "group": 32, "zero_points": 1},
+    "int8_groups_of_64": {"format": "int8", "group": 64},
+    "int4": {"format": "int4"},
+    "int4_groups_of_32": {"format": "int4", "group": 32, "zero_points": 1},
+    "int4_groups_of_64": {"format": "int4", "group": 64},
+    "int4_groups_of_128": {"format": "int4", "group": 128, "zero_points": 1},
+    "fp8": {"format": "fp8"},
+    "fp8_groups_of_128": {"format": "fp8", "group": 128},
+    "mxfp4": {"format": "mxfp4", "group": 32},
+}
+PACKED_SHAPES: dict[str, dict[str, object]] = {
+    "one_token": {"tokens": 1, "top_k": 3, "hidden": 1544, "intermediate": 40},
+    "groups_of_several_sizes": {"tokens": 7, "top_k": 4, "experts": 5, "hidden": 136},
+    "padded_rows": {"tokens": 2, "top_k": 5, "pad": 8, "ids": "mixed", "intermediate": 200},
+    "long_rows_on_one_sm": {"tokens": 3, "top_k": 1, "hidden": 8, "intermediate": 1096, "sms": 1},
+}
+
+
+@pytest.mark.parametrize("type_", ["fp16", "bf16"])
+@pytest.mark.parametrize("shape", PACKED_SHAPES)
+@pytest.mark.parametrize("weights", PACKED)
+def test_packed_weights(program: Path, seed: int, weights: str, shape: str, type_: str) -> None:
+    chosen = PACKED[weights] | PACKED_SHAPES[shape]
+    outcome = run_ok(program, "decode", type=type_, seed=seed, **chosen)
+    assert outcome.bank_conflicts()["cp.async"] == 0, str(outcome)
+
+
+@pytest.mark.parametrize("gated", [0, 1])
+@pytest.mark.parametrize("hazard", HAZARDS)
+def test_packed_weights_with_options(program: Path, seed: int, hazard: str, gated: int) -> None:
+    weights = list(PACKED.values())[list(HAZARDS).index(hazard) % len(PACKED)]
+    options = {"gated": gated, "bias": 1, "w2_bias": 1, "residual": 1, "order": 2 * gated}
+    run_ok(program, "decode", seed=seed, **HAZARDS[hazard], **weights, **options)
+
+
 OPTIONS: dict[str, dict[str, object]] = {
     **EPILOGUE_OPTIONS,
     "weigh_input": {"weigh_input": 1},

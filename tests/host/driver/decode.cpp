@@ -1,4 +1,5 @@
 // decode tokens=2 top_k=4 experts=8 hidden=72 intermediate=40 seed=1: the whole layer for few rows.
+// format=int8, int4, fp8 or mxfp4 packs the weights, with group=0 to 128 and zero_points=1.
 // Options are those of driver/epilogue.h, weigh_input=1, w2_bias=1 and residual=1.
 
 #include "decode/decode.h"
@@ -9,12 +10,14 @@
 #include "driver/commands.h"
 #include "driver/epilogue.h"
 #include "driver/tensor.h"
+#include "driver/weights.h"
 #include "runtime/settings.h"
 
 namespace driver {
 namespace {
 
 using sm80moe::ElementType;
+using sm80moe::WeightFormat;
 using sm80moe::decode::FirstKernel;
 using sm80moe::decode::LayerArgs;
 
@@ -25,8 +28,25 @@ struct Shape {
   int tokens, top_k, experts, hidden, intermediate;
   int pad;  // elements after each row of 16-bit elements, choices after each token's
   int gates;
+  WeightFormat format;
+  int group;
+  bool zero_points;
+
   int num_pairs() const { return tokens * top_k; }
+  WeightShape weights(int rows, int depth) const {
+    return {experts, rows, depth, pad, group, zero_points};
+  }
 };
+
+WeightFormat read_format(const Options& options) {
+  const std::string name = options.text("format", "dense");
+  if (name == "dense") return WeightFormat::kDense;
+  if (name == "int8") return WeightFormat::kInt8Group;
+  if (name == "int4") return WeightFormat::kInt4;
+  if (name == "fp8") return WeightFormat::kFp8;
+  if (name == "mxfp4") return WeightFormat::kMxfp4;
+  usage_error("decode: format must be dense, int8, int4, fp8 or mxfp4, got " + name);
+}
 
 Shape read_shape(const Options& options) {
   const auto number = [&](const char* name, int otherwise) {
@@ -40,7 +60,10 @@ Shape read_shape(const Options& options) {
           number("hidden", 72),
           number("intermediate", 40),
           number("pad", 0),
-          number("gated", 1) ? 2 : 1};
+          number("gated", 1) ? 2 : 1,
+          read_format(options),
+          number("group", 0),
+          number("zero_points", 0) != 0};
 }
 
 // A tensor of short fractions.
@@ -66,8 +89,10 @@ class Problem {
         has_residual_(options.number("residual", 0)),
         epilogue_(options, true, shape.experts, shape.gates * shape.intermediate, shape.pad,
                   shape.type, random),
-        w13_("w13", shape.experts * shape.gates * shape.intermediate, shape.hidden, shape, random),
-        w2_("w2", shape.experts * shape.hidden, shape.intermediate, shape, random),
+        w13_(make_weights(shape.format, shape.type,
+                          shape.weights(shape.gates * shape.intermediate, shape.hidden), random)),
+        w2_(make_weights(shape.format, shape.type, shape.weights(shape.hidden, shape.intermediate),
+                         random)),
         w2_bias_("w2_bias", has_w2_bias_ ? shape.experts : 0, shape.hidden, shape, random),
         weights_("topk_weights", shape.tokens, shape.top_k, shape.top_k + shape.pad),
         ids_("topk_ids", shape.tokens, shape.top_k, shape.top_k + shape.pad),
@@ -96,18 +121,12 @@ class Problem {
     LayerArgs args{};
     args.hidden_states = x_.data();
     const ColumnRows rows = epilogue_.gated() ? epilogue_.rows() : ColumnRows{0, 2, 1};
-    args.w13 = w13_.data() + rows.first * w13_.stride();
-    args.w2 = w2_.data();
+    fill_weights(args, rows);
     args.topk_weights = weights_.data();
     args.topk_ids = {ids_.data(), ids_.stride(), sizeof(Id) == 8, map_.data(), map_.num_ids()};
     args.intermediate = intermediate_.data();
     args.out = out_.data();
     args.hidden_states_row_stride = x_.stride();
-    args.w13_column_stride = rows.step * w13_.stride();
-    args.w13_second_row = rows.second * w13_.stride();
-    args.w13_expert_stride = shape_.gates * shape_.intermediate * w13_.stride();
-    args.w2_row_stride = w2_.stride();
-    args.w2_expert_stride = shape_.hidden * w2_.stride();
     args.topk_weights_row_stride = weights_.stride();
     args.out_row_stride = out_.stride();
     args.num_tokens = shape_.tokens;
@@ -135,6 +154,22 @@ class Problem {
   }
 
  private:
+  void fill_weights(LayerArgs& args, const ColumnRows& rows) const {
+    constexpr int kUnit = 2;  // bytes
+    sm80moe::gemm::GroupedGemmArgs w13{}, w2{};
+    w13_->fill_args(w13, rows);
+    args.w13 = w13.w;
+    args.w13_column_stride = w13.w_column_bytes / kUnit;
+    args.w13_second_row = w13.w_up_bytes / kUnit;
+    args.w13_expert_stride = w13.w_expert_bytes / kUnit;
+    args.w13_packed = w13.packed;
+    w2_->fill_args(w2, {0, 1, 1});
+    args.w2 = w2.w;
+    args.w2_row_stride = w2.w_column_bytes / kUnit;
+    args.w2_expert_stride = w2.w_expert_bytes / kUnit;
+    args.w2_packed = w2.packed;
+  }
+
   int token(int pair) const { return pair / shape_.top_k; }
   int choice(int pair) const { return pair % shape_.top_k; }
   int64_t expert(int pair) const { return map_[ids_.at(token(pair), choice(pair))]; }
@@ -158,14 +193,13 @@ class Problem {
       if (bits != kUntouched) wrong_result(where + " must stay untouched");
       return;
     }
-    const int64_t first_row = expert(pair) * shape_.gates * shape_.intermediate;
+    const int e = static_cast<int>(expert(pair));
     const auto sum = [&](int row) {
       double sum = 0;
       for (int h = 0; h < shape_.hidden; ++h)
-        sum += x_.value(token(pair), h) * w13_.value(first_row + row, h);
+        sum += x_.value(token(pair), h) * w13_->value(e, row, h);
       return weigh_input_ ? sum * weights_.at(token(pair), choice(pair)) : sum;
     };
-    const int e = static_cast<int>(expert(pair));
     const double wanted = epilogue_.value(e, i, sum), got = to_double(bits, shape_.type);
     // The sums are exact, activations add fp32's own error to the rounding.
     if (!(std::fabs(got - wanted) <= epilogue_.allowed(e, i, sum, wanted)))
@@ -183,7 +217,7 @@ class Problem {
       double product = 0, size = 0;
       for (int i = 0; i < shape_.intermediate; ++i) {
         const double term = to_double(intermediate_.at(pair, i), shape_.type) *
-                            w2_.value(expert(pair) * shape_.hidden + h, i);
+                            w2_->value(static_cast<int>(expert(pair)), h, i);
         product += term;
         size += std::fabs(term);
       }
@@ -207,7 +241,8 @@ class Problem {
   const Matrix x_;
   const bool weigh_input_, has_w2_bias_, has_residual_;
   const Epilogue epilogue_;
-  const Matrix w13_, w2_, w2_bias_;
+  const std::unique_ptr<Weights> w13_, w2_;
+  const Matrix w2_bias_;
   Tensor<float> weights_;
   Tensor<Id> ids_;
   const Tensor<uint16_t> intermediate_;

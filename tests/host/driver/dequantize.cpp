@@ -1,7 +1,7 @@
 // dequantize: every code of every format becomes exactly the number that it stands for, in both
 // halves of a pair and in both types.
 
-#include "gemm/dequantize.cuh"
+#include "common/dequantize.cuh"
 
 #include <cuda_runtime.h>
 
@@ -15,7 +15,7 @@
 namespace driver {
 namespace {
 
-using namespace sm80moe::gemm;
+using namespace sm80moe;
 
 template <class T>
 void expect(const char* what, unsigned code, uint32_t pair, double low, double high) {

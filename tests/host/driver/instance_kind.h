@@ -19,7 +19,7 @@ constexpr sm80moe::ElementType element_type() {
 }
 
 template <class Weight>
-constexpr sm80moe::gemm::WeightFormat weight_format() {
+constexpr sm80moe::WeightFormat weight_format() {
   return Weight::kFormat;
 }
 

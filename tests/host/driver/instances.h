@@ -12,7 +12,7 @@ struct Instance {
   std::string table;  // the launch table's name
   int tactic;
   sm80moe::ElementType type;
-  sm80moe::gemm::WeightFormat format;
+  sm80moe::WeightFormat format;
   sm80moe::gemm::EpilogueKind epilogue;
   sm80moe::gemm::LaunchFn launch;
   bool reachable;  // launch_table_for leads to the table

@@ -9,8 +9,8 @@ namespace driver {
 namespace {
 
 using sm80moe::ElementType;
+using sm80moe::WeightFormat;
 using sm80moe::gemm::GroupedGemmArgs;
-using sm80moe::gemm::WeightFormat;
 
 class DenseWeights : public Weights {
  public:
@@ -66,7 +66,7 @@ class PackedWeights : public Weights {
  public:
   PackedWeights(WeightFormat format, const WeightShape& shape, simt::Random& random)
       : format_(format),
-        bits_(sm80moe::gemm::weight_bits(format)),
+        bits_(sm80moe::weight_bits(format)),
         shape_(shape),
         // What the kernel knows of groups is the logarithm of their size.
         group_shift_(shape.group ? std::ilogb(shape.group) : 31),

@@ -29,7 +29,7 @@ class Weights {
 double small_float(unsigned code, int exponent_bits, int mantissa_bits);
 
 // Random ones: their products with short fractions, and long sums of them, are exact in fp32.
-std::unique_ptr<Weights> make_weights(sm80moe::gemm::WeightFormat format, sm80moe::ElementType type,
+std::unique_ptr<Weights> make_weights(sm80moe::WeightFormat format, sm80moe::ElementType type,
                                       const WeightShape& shape, simt::Random& random);
 
 }  // namespace driver

@@ -10,7 +10,7 @@
 #include "common/numeric.cuh"
 #include "common/ptx.cuh"
 
-namespace sm80moe::gemm {
+namespace sm80moe {
 
 // The bits of `word` that `mask` has, and those of `others`.
 SM80MOE_DEVICE uint32_t select_or(uint32_t word, uint32_t mask, uint32_t others) {
@@ -102,4 +102,4 @@ struct E2m1<__half> {
   }
 };
 
-}  // namespace sm80moe::gemm
+}  // namespace sm80moe

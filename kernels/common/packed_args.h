@@ -1,0 +1,29 @@
+#pragma once
+// What weights hold, and what stands beside packed ones. Plain data, for GEMMs and decode kernels.
+
+#include <cstdint>
+
+namespace sm80moe {
+
+// Packed weights are laid out for the kernels; stored_numbers.cuh says how.
+enum class WeightFormat { kDense, kInt8, kInt8Group, kInt4, kFp8, kMxfp4 };
+
+// Bits that a weight takes.
+constexpr int weight_bits(WeightFormat format) {
+  if (format == WeightFormat::kDense) return 16;
+  return format == WeightFormat::kInt4 || format == WeightFormat::kMxfp4 ? 4 : 8;
+}
+
+// Column c of the result has weight row c * row_step, and if it is gated the up row, up_rows
+// further on.
+struct PackedArgs {
+  WeightFormat format;
+  const float* scale;    // [num_experts, n, groups]: where the first column's row begins
+  const uint8_t* codes;  // [num_experts, n, code_bytes], likewise, or null
+  int row_step, up_rows;
+  int groups;       // scales of a row
+  int group_shift;  // a group is 1 << group_shift weights of a row; 31 for all of it
+  int code_bytes;   // of a row, a multiple of 4
+};
+
+}  // namespace sm80moe

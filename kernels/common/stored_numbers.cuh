@@ -1,0 +1,96 @@
+#pragma once
+// Packed weights: how a lane's 4 bytes become fragments of mma. Scales are no matter of fragments:
+// they multiply sums.
+//
+// The 16 bytes of a chunk hold 16 or 32 neighbours along the reduction, of 8 or 4 bits each. Word j
+// of them has just the weights that lane j of a quad holds in the fragments of one or two mma, each
+// 16 deep: in part p, numbers 16p + 2j and the next, and those 8 further on.
+// quantization/packing.py packs; docs/layouts.md has pictures.
+
+#include "common/dequantize.cuh"
+#include "common/packed_args.h"
+
+namespace sm80moe {
+
+// What a format may have beside a scale a row: scales that groups of a row share, and codes (a byte
+// each) that decode() needs, as the word that column_word() makes of them.
+template <WeightFormat kFormat_>
+struct StoredNumbers {
+  static constexpr WeightFormat kFormat = kFormat_;
+  static constexpr int kBits = weight_bits(kFormat);
+  static constexpr int kParts = 8 / kBits;  // 16-deep steps that a lane's 4 bytes last
+  static constexpr bool kHasGroupScales = false;
+  static constexpr bool kHasCodes = false;
+  static constexpr uint32_t kNoCodeWord = 0;  // where there are no codes
+  static constexpr float kUnit = 1;           // decode() gives the stored numbers times this
+
+  SM80MOE_DEVICE static uint32_t column_word(uint32_t) { return kNoCodeWord; }
+};
+
+// int8 and a scale a row.
+template <class T>
+struct Int8Numbers : StoredNumbers<WeightFormat::kInt8> {
+  SM80MOE_DEVICE static void decode(uint32_t raw, int, uint32_t, uint32_t& b0, uint32_t& b1) {
+    b0 = int8_pair(raw, T{});
+    b1 = int8_pair(raw >> 8, T{});
+  }
+};
+
+// int8 in groups, each with a scale and perhaps a zero point, its code.
+template <class T>
+struct Int8GroupNumbers : StoredNumbers<WeightFormat::kInt8Group> {
+  static constexpr bool kHasGroupScales = true;
+  static constexpr bool kHasCodes = true;
+
+  SM80MOE_DEVICE static uint32_t column_word(uint32_t code) {
+    return int8_pair(code * 0x00010001, T{}) ^ kSigns;  // -code
+  }
+  SM80MOE_DEVICE static void decode(uint32_t raw, int, uint32_t less_zero, uint32_t& b0,
+                                    uint32_t& b1) {
+    constexpr uint32_t kOnes = SixteenBit<T>::kOnes;
+    b0 = fma_pair(int8_pair(raw, T{}), kOnes, less_zero, T{});
+    b1 = fma_pair(int8_pair(raw >> 8, T{}), kOnes, less_zero, T{});
+  }
+};
+
+// int4, stored as 0 to 15, in groups, each with a scale and a zero point, its code.
+template <class T>
+struct Int4Numbers : StoredNumbers<WeightFormat::kInt4> {
+  static constexpr bool kHasGroupScales = true;
+  static constexpr bool kHasCodes = true;
+  static constexpr uint32_t kNoCodeWord = integers_below<T>(8);
+
+  SM80MOE_DEVICE static uint32_t column_word(uint32_t code) { return integers_below<T>(code); }
+  SM80MOE_DEVICE static void decode(uint32_t raw, int part, uint32_t taken, uint32_t& b0,
+                                    uint32_t& b1) {
+    b0 = nibble_pair<T>(raw >> (8 * part), taken);
+    b1 = nibble_pair<T>(raw >> (8 * part + 4), taken);
+  }
+};
+
+// e4m3 in groups, each with a scale.
+template <class T>
+struct Fp8Numbers : StoredNumbers<WeightFormat::kFp8> {
+  static constexpr bool kHasGroupScales = true;
+  static constexpr float kUnit = E4m3<T>::kUnit;
+
+  SM80MOE_DEVICE static void decode(uint32_t raw, int, uint32_t, uint32_t& b0, uint32_t& b1) {
+    b0 = E4m3<T>::pair(raw);
+    b1 = E4m3<T>::pair(raw >> 8);
+  }
+};
+
+// e2m1 in groups of 32, each with an exponent, its code: exact in 16 bits, so no sum changes units.
+template <class T>
+struct Mxfp4Numbers : StoredNumbers<WeightFormat::kMxfp4> {
+  static constexpr bool kHasCodes = true;
+
+  SM80MOE_DEVICE static uint32_t column_word(uint32_t code) { return E2m1<T>::power(code); }
+  SM80MOE_DEVICE static void decode(uint32_t raw, int part, uint32_t power, uint32_t& b0,
+                                    uint32_t& b1) {
+    b0 = E2m1<T>::pair(raw >> (8 * part), power);
+    b1 = E2m1<T>::pair(raw >> (8 * part + 4), power);
+  }
+};
+
+}  // namespace sm80moe

@@ -1,0 +1,42 @@
+#include "decode/layer_kernels.cuh"
+#include "decode/packed_rows.cuh"
+
+namespace sm80moe::decode {
+namespace {
+
+// One kernel with all options each, since there are many formats.
+template <class Rows>
+cudaError_t run_layer_of(const LayerArgs& args, int device, const DeviceInfo& info,
+                         cudaStream_t stream) {
+  const auto first = args.first_kernel == FirstKernel::kUngated ? launch_gate_up<Rows, Ungated>
+                                                                : launch_gate_up<Rows, Gated>;
+  const cudaError_t status = first(args, device, info, stream);
+  if (status != cudaSuccess) return status;
+  return launch_down_combine<Rows, true>(args, device, info, stream);
+}
+
+template <class T>
+cudaError_t run_layer_as(const LayerArgs& args, int device, const DeviceInfo& info,
+                         cudaStream_t stream) {
+  switch (args.w13_packed.format) {
+    case WeightFormat::kInt4:
+      return run_layer_of<PackedRows<T, Int4Numbers<T>>>(args, device, info, stream);
+    case WeightFormat::kFp8:
+      return run_layer_of<PackedRows<T, Fp8Numbers<T>>>(args, device, info, stream);
+    case WeightFormat::kMxfp4:
+      return run_layer_of<PackedRows<T, Mxfp4Numbers<T>>>(args, device, info, stream);
+    default:
+      return run_layer_of<PackedRows<T, Int8GroupNumbers<T>>>(args, device, info, stream);
+  }
+}
+
+}  // namespace
+
+cudaError_t run_packed_layer(const LayerArgs& args, ElementType type, int device,
+                             const DeviceInfo& info, cudaStream_t stream) {
+  if (type == ElementType::kBFloat16)
+    return run_layer_as<__nv_bfloat16>(args, device, info, stream);
+  return run_layer_as<__half>(args, device, info, stream);
+}
+
+}  // namespace sm80moe::decode
