@@ -23,7 +23,11 @@ from torch_sm80moe.functional import (
     topk_route,
     workspace_size,
 )
-from torch_sm80moe.functional_quantized import fused_moe_quantized, grouped_gemm_quantized
+from torch_sm80moe.functional_quantized import (
+    fused_moe_quantized,
+    fused_moe_quantized_out,
+    grouped_gemm_quantized,
+)
 from torch_sm80moe.layers import FusedExperts, FusedMoE
 from torch_sm80moe.tuning.loading import load_tuning, load_when_cuda_starts
 
@@ -38,6 +42,7 @@ __all__ = [
     "fused_moe",
     "fused_moe_out",
     "fused_moe_quantized",
+    "fused_moe_quantized_out",
     "grouped_gemm",
     "grouped_gemm_quantized",
     "grouped_mm",

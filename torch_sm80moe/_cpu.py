@@ -100,15 +100,36 @@ def fused_moe_quantized(
     second = PackedTensors(w2, w2_scale, w2_codes, weight_format, group_size)
     _shapes.fused_moe_quantized(hidden_states, first, second, topk_weights, topk_ids, chosen)
     _require_no_tactic("fused_moe_quantized", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
-    intermediate_size = w13.size(1) // (2 if chosen.gated else 1)
-    return _layer(
-        hidden_states,
-        _packed(first, hidden_states.size(1)),
-        _packed(second, intermediate_size),
-        topk_weights,
-        topk_ids,
-        chosen,
+    return _packed_layer(hidden_states, first, second, topk_weights, topk_ids, chosen)
+
+
+@_cpu("fused_moe_quantized_out")
+def fused_moe_quantized_out(
+    hidden_states: torch.Tensor,
+    w13: torch.Tensor,
+    w13_scale: torch.Tensor,
+    w13_codes: torch.Tensor | None,
+    w2: torch.Tensor,
+    w2_scale: torch.Tensor,
+    w2_codes: torch.Tensor | None,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    weight_format: int,
+    group_size: int,
+    out: torch.Tensor,
+    *,
+    tactic_w13: int = _NO_TACTIC,
+    tactic_w2: int = _NO_TACTIC,
+    **options: Any,
+) -> None:
+    chosen = LayerOptions(**options)
+    first = PackedTensors(w13, w13_scale, w13_codes, weight_format, group_size)
+    second = PackedTensors(w2, w2_scale, w2_codes, weight_format, group_size)
+    _shapes.fused_moe_quantized_out(
+        hidden_states, first, second, topk_weights, topk_ids, out, chosen
     )
+    _require_no_tactic("fused_moe_quantized_out", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
+    out.copy_(_packed_layer(hidden_states, first, second, topk_weights, topk_ids, chosen))
 
 
 @_cpu("topk_route")
@@ -234,6 +255,19 @@ def _packed(w: PackedTensors, k: int) -> _Experts:
         )
 
     return _Experts(w.values.size(0), w.values.size(1), weight)
+
+
+def _packed_layer(
+    hidden_states: torch.Tensor,
+    w13: PackedTensors,
+    w2: PackedTensors,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    chosen: LayerOptions,
+) -> torch.Tensor:
+    intermediate_size = w13.values.size(1) // (2 if chosen.gated else 1)
+    experts = _packed(w13, hidden_states.size(1)), _packed(w2, intermediate_size)
+    return _layer(hidden_states, *experts, topk_weights, topk_ids, chosen)
 
 
 def _gemm(

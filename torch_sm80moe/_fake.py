@@ -85,6 +85,33 @@ def _fused_moe_quantized(
     return hidden_states.new_empty(shape)
 
 
+@_fake("fused_moe_quantized_out")
+def _fused_moe_quantized_out(
+    hidden_states: torch.Tensor,
+    w13: torch.Tensor,
+    w13_scale: torch.Tensor,
+    w13_codes: torch.Tensor | None,
+    w2: torch.Tensor,
+    w2_scale: torch.Tensor,
+    w2_codes: torch.Tensor | None,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    weight_format: int,
+    group_size: int,
+    out: torch.Tensor,
+    *,
+    tactic_w13: int = -1,
+    tactic_w2: int = -1,
+    **options: Any,
+) -> None:
+    first = PackedTensors(w13, w13_scale, w13_codes, weight_format, group_size)
+    second = PackedTensors(w2, w2_scale, w2_codes, weight_format, group_size)
+    chosen = LayerOptions(**options)
+    _shapes.fused_moe_quantized_out(
+        hidden_states, first, second, topk_weights, topk_ids, out, chosen
+    )
+
+
 @_fake("topk_route")
 def _topk_route(
     router_logits: torch.Tensor,

@@ -133,6 +133,7 @@ Tensors = tuple[torch.Tensor, ...]
 fused_moe: Callable[..., torch.Tensor] = overload("fused_moe")
 fused_moe_out: Callable[..., None] = overload("fused_moe_out")
 fused_moe_quantized: Callable[..., torch.Tensor] = overload("fused_moe_quantized")
+fused_moe_quantized_out: Callable[..., None] = overload("fused_moe_quantized_out")
 topk_route: Callable[..., Tensors] = overload("topk_route")
 sort_by_expert: Callable[..., Tensors] = overload("sort_by_expert")
 grouped_gemm: Callable[..., torch.Tensor] = overload("grouped_gemm")

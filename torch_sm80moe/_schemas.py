@@ -26,6 +26,10 @@ SCHEMAS: tuple[str, ...] = (
     " Tensor w2, Tensor w2_scale, Tensor? w2_codes, Tensor topk_weights, Tensor topk_ids,"
     f" int weight_format, int group_size, *, {_LAYER_OPTIONS}, int tactic_w13=-1,"
     " int tactic_w2=-1) -> Tensor",
+    "fused_moe_quantized_out(Tensor hidden_states, Tensor w13, Tensor w13_scale, Tensor? w13_codes,"
+    " Tensor w2, Tensor w2_scale, Tensor? w2_codes, Tensor topk_weights, Tensor topk_ids,"
+    f" int weight_format, int group_size, Tensor(a!) out, *, {_LAYER_OPTIONS}, int tactic_w13=-1,"
+    " int tactic_w2=-1) -> ()",
     "topk_route(Tensor router_logits, int top_k, bool renormalize=True, *, int scoring=0,"
     " Tensor? correction_bias=None, int n_group=1, int topk_group=1, int group_score=1,"
     " float routed_scaling_factor=1.0, Tensor? expert_map=None,"

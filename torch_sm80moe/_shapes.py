@@ -107,6 +107,12 @@ def fused_moe_out(
     """Check the arguments of `fused_moe_out`."""
     op = "fused_moe_out"
     shape = fused_moe(hidden_states, w13, w2, topk_weights, topk_ids, options, op=op)
+    _require_out(op, out, shape, hidden_states)
+
+
+def _require_out(
+    op: str, out: torch.Tensor, shape: tuple[int, int], hidden_states: torch.Tensor
+) -> None:
     _require_dtype(op, "out", out, (hidden_states.dtype,))
     _require_shape(op, "out", out, shape)
     _require_row_strides(op, "out", out)
@@ -124,9 +130,10 @@ def fused_moe_quantized(
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     options: LayerOptions,
+    *,
+    op: str = "fused_moe_quantized",
 ) -> tuple[int, int]:
     """Check the arguments of `fused_moe_quantized`; return the shape [T, H]."""
-    op = "fused_moe_quantized"
     _require_dtype(op, "hidden_states", hidden_states, _HALVES)
     _require_shape(op, "hidden_states", hidden_states, ("T", "H"))
     unpacked_w13 = _unpacked(op, "w13", w13, hidden_states, "hidden_states", hidden_states.size(1))
@@ -134,6 +141,21 @@ def fused_moe_quantized(
     unpacked_w2 = _unpacked(op, "w2", w2, hidden_states, "hidden_states", intermediate_size)
     weights = unpacked_w13, unpacked_w2
     return fused_moe(hidden_states, *weights, topk_weights, topk_ids, options, op=op)
+
+
+def fused_moe_quantized_out(
+    hidden_states: torch.Tensor,
+    w13: PackedTensors,
+    w2: PackedTensors,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    out: torch.Tensor,
+    options: LayerOptions,
+) -> None:
+    """Check the arguments of `fused_moe_quantized_out`."""
+    op = "fused_moe_quantized_out"
+    shape = fused_moe_quantized(hidden_states, w13, w2, topk_weights, topk_ids, options, op=op)
+    _require_out(op, out, shape, hidden_states)
 
 
 def topk_route(

@@ -85,7 +85,7 @@ def fused_moe_quantized(
         mxfp4 group counts as zero whose scale is 2 ** 30 times smaller than the row's largest.
 
     Behaviour:
-        As `fused_moe`. Few rows have no kernels of their own.
+        As `fused_moe`.
 
     Source:
         `kernels/gemm/weight_format.cuh`; the specification is `reference.fused_moe` of
@@ -102,9 +102,7 @@ def fused_moe_quantized(
         torch.Size([3, 64])
     """
     op = "fused_moe_quantized"
-    first, second = _tensors(op, "w13", w13), _tensors(op, "w2", w2)
-    if w13.scheme != w2.scheme:
-        raise ValueError(f"{op}: w2 must be {w13.scheme} like w13, got {w2.scheme}")
+    first, second = _layer_tensors(op, w13, w2)
     if _settings.CHECK_IDS:
         _check_ids(op, topk_ids, first.values.size(0), expert_map)
     options: dict[str, Any] = {
@@ -124,16 +122,7 @@ def fused_moe_quantized(
     try:
         return _ops.fused_moe_quantized(
             hidden_states,
-            first.values,
-            first.scale,
-            first.codes,
-            second.values,
-            second.scale,
-            second.codes,
-            topk_weights,
-            topk_ids,
-            first.weight_format,
-            first.group_size,
+            *_layer_arguments(first, second, topk_weights, topk_ids),
             **options,
             tactic_w13=tactic_w13,
             tactic_w2=tactic_w2,
@@ -144,6 +133,119 @@ def fused_moe_quantized(
         _require_tactics(op, tactic_w13=tactic_w13, tactic_w2=tactic_w2)
         _require_kernels(op, "hidden_states", hidden_states)
         raise
+
+
+def fused_moe_quantized_out(
+    hidden_states: torch.Tensor,
+    w13: PackedWeight,
+    w2: PackedWeight,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    expert_map: torch.Tensor | None = None,
+    w13_bias: torch.Tensor | None = None,
+    w2_bias: torch.Tensor | None = None,
+    activation: str = "silu",
+    gated: bool = True,
+    gate_up_order: str = "gate_up",
+    swiglu_alpha: torch.Tensor | None = None,
+    swiglu_beta: torch.Tensor | None = None,
+    swiglu_limit: torch.Tensor | None = None,
+    apply_router_weight_on_input: bool = False,
+    residual: torch.Tensor | None = None,
+    batch_invariant: bool = False,
+    tactic_w13: int = -1,
+    tactic_w2: int = -1,
+) -> torch.Tensor:
+    """Run `fused_moe_quantized` into the caller's tensor: `out[t]` as there.
+
+    Args:
+        hidden_states: as in `fused_moe`.
+        w13: as in `fused_moe_quantized`.
+        w2: as in `fused_moe_quantized`.
+        topk_weights: as in `fused_moe`.
+        topk_ids: as in `fused_moe`.
+        out: as in `fused_moe_out`.
+        expert_map: as in `fused_moe`.
+        w13_bias: as in `fused_moe`.
+        w2_bias: as in `fused_moe`.
+        activation: as in `fused_moe`.
+        gated: as in `fused_moe`.
+        gate_up_order: as in `fused_moe`.
+        swiglu_alpha: as in `fused_moe`.
+        swiglu_beta: as in `fused_moe`.
+        swiglu_limit: as in `fused_moe`.
+        apply_router_weight_on_input: as in `fused_moe`.
+        residual: as in `fused_moe_out`: may be `out` itself.
+        batch_invariant: as in `fused_moe`.
+        tactic_w13: as in `fused_moe_quantized`.
+        tactic_w2: the same.
+
+    Returns:
+        `out` itself.
+
+    Raises:
+        ValueError: as in `fused_moe_quantized`; nothing was written.
+        TypeError: as in `fused_moe_quantized`; nothing was written.
+        RuntimeError: as in `fused_moe`.
+
+    Numerics:
+        Bit-identical to `fused_moe_quantized`.
+
+    Behaviour:
+        As `fused_moe`.
+
+    Source:
+        `kernels/ops/`; the specification is `reference.fused_moe` of `QuantizedWeight.dequantize`.
+
+    Example:
+        >>> from torch_sm80moe.quantization import QuantizedWeight, QuantScheme, pack
+        >>> def ones(*shape):
+        ...     values, scale = torch.ones(shape, dtype=torch.int8), torch.ones(*shape[:2], 1)
+        ...     return pack(QuantizedWeight(values, scale, None, QuantScheme.parse("w8a16")))
+        >>> routing = torch.ones(3, 1), torch.tensor([[0], [3], [1]])
+        >>> x = torch.ones(3, 64).bfloat16()
+        >>> out = torch.empty_like(x)
+        >>> fused_moe_quantized_out(x, ones(4, 64, 64), ones(4, 64, 32), *routing, out) is out
+        True
+    """
+    op = "fused_moe_quantized_out"
+    first, second = _layer_tensors(op, w13, w2)
+    if _settings.CHECK_IDS:
+        _check_ids(op, topk_ids, first.values.size(0), expert_map)
+    options: dict[str, Any] = {
+        "expert_map": expert_map,
+        "w13_bias": w13_bias,
+        "w2_bias": w2_bias,
+        "activation": _number(op, "activation", activation, ACTIVATIONS),
+        "gated": gated,
+        "gate_up_order": _number(op, "gate_up_order", gate_up_order, GATE_UP_ORDERS),
+        "swiglu_alpha": swiglu_alpha,
+        "swiglu_beta": swiglu_beta,
+        "swiglu_limit": swiglu_limit,
+        "apply_router_weight_on_input": apply_router_weight_on_input,
+        "residual": residual,
+        "batch_invariant": batch_invariant,
+    }
+    try:
+        _ops.fused_moe_quantized_out(
+            hidden_states,
+            *_layer_arguments(first, second, topk_weights, topk_ids),
+            out,
+            **options,
+            tactic_w13=tactic_w13,
+            tactic_w2=tactic_w2,
+        )
+    except RuntimeError:
+        chosen = LayerOptions(**options)
+        _shapes.fused_moe_quantized_out(
+            hidden_states, first, second, topk_weights, topk_ids, out, chosen
+        )
+        _require_tactics(op, tactic_w13=tactic_w13, tactic_w2=tactic_w2)
+        _require_kernels(op, "hidden_states", hidden_states)
+        raise
+    return out
 
 
 def grouped_gemm_quantized(
@@ -243,6 +345,23 @@ def grouped_gemm_quantized(
         _require_tactics(op, tactic=tactic)
         _require_kernels(op, "a", a)
         raise
+
+
+def _layer_tensors(
+    op: str, w13: PackedWeight, w2: PackedWeight
+) -> tuple[PackedTensors, PackedTensors]:
+    tensors = _tensors(op, "w13", w13), _tensors(op, "w2", w2)
+    if w13.scheme != w2.scheme:
+        raise ValueError(f"{op}: w2 must be {w13.scheme} like w13, got {w2.scheme}")
+    return tensors
+
+
+def _layer_arguments(
+    w13: PackedTensors, w2: PackedTensors, topk_weights: torch.Tensor, topk_ids: torch.Tensor
+) -> tuple[Any, ...]:
+    """What the operators take after the activations."""
+    parts = (w13.values, w13.scale, w13.codes, w2.values, w2.scale, w2.codes)
+    return (*parts, topk_weights, topk_ids, w13.weight_format, w13.group_size)
 
 
 def _tensors(op: str, name: str, weight: PackedWeight) -> PackedTensors:

@@ -362,6 +362,25 @@ void run(const Checker& check, const DeviceScope& device, const Layer& layer, co
     run_chunk(check, device, Chunk(layer, out, chunks.begin(i), chunks.begin(i + 1)), work);
 }
 
+Tensor run_new(const Checker& check, const Layer& layer) {
+  check_layer(check, layer);
+  const DeviceScope device(check, layer.hidden_states);
+  Tensor out =
+      device.empty({layer.num_tokens(), layer.hidden_size()}, layer.hidden_states.scalar_type());
+  run(check, device, layer, out);
+  return out;
+}
+
+void run_into(const Checker& check, const Layer& layer, const Tensor& out) {
+  check_layer(check, layer);
+  check.dtype("out", out, {layer.hidden_states.scalar_type()});
+  check.shape("out", out, {layer.num_tokens(), layer.hidden_size()});
+  check.rows("out", out);
+  check.distinct_rows("out", out);
+  check.same_device("out", out, "hidden_states", layer.hidden_states);
+  run(check, DeviceScope(check, layer.hidden_states), layer, out);
+}
+
 }  // namespace
 
 Tensor fused_moe(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weights, Tensor topk_ids,
@@ -377,11 +396,7 @@ Tensor fused_moe(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weight
       gate_up_order, swiglu_alpha,   swiglu_beta, swiglu_limit, apply_router_weight_on_input,
       residual,      batch_invariant};
   const Layer layer{hidden_states, w13, w2, topk_weights, topk_ids, options, tactic_w13, tactic_w2};
-  check_layer(check, layer);
-  const DeviceScope device(check, hidden_states);
-  Tensor out = device.empty({layer.num_tokens(), layer.hidden_size()}, hidden_states.scalar_type());
-  run(check, device, layer, out);
-  return out;
+  return run_new(check, layer);
 }
 
 Tensor fused_moe_quantized(Tensor hidden_states, Tensor w13, Tensor w13_scale,
@@ -403,11 +418,29 @@ Tensor fused_moe_quantized(Tensor hidden_states, Tensor w13, Tensor w13_scale,
   const PackedWeights packed{{w13_scale, w13_codes, scheme}, {w2_scale, w2_codes, scheme}};
   const Layer layer{hidden_states, w13,        w2,        topk_weights, topk_ids,
                     options,       tactic_w13, tactic_w2, &packed};
-  check_layer(check, layer);
-  const DeviceScope device(check, hidden_states);
-  Tensor out = device.empty({layer.num_tokens(), layer.hidden_size()}, hidden_states.scalar_type());
-  run(check, device, layer, out);
-  return out;
+  return run_new(check, layer);
+}
+
+void fused_moe_quantized_out(Tensor hidden_states, Tensor w13, Tensor w13_scale,
+                             std::optional<Tensor> w13_codes, Tensor w2, Tensor w2_scale,
+                             std::optional<Tensor> w2_codes, Tensor topk_weights, Tensor topk_ids,
+                             int64_t weight_format, int64_t group_size, Tensor out,
+                             std::optional<Tensor> expert_map, std::optional<Tensor> w13_bias,
+                             std::optional<Tensor> w2_bias, bool gated, int64_t activation,
+                             int64_t gate_up_order, std::optional<Tensor> swiglu_alpha,
+                             std::optional<Tensor> swiglu_beta, std::optional<Tensor> swiglu_limit,
+                             bool apply_router_weight_on_input, std::optional<Tensor> residual,
+                             bool batch_invariant, int64_t tactic_w13, int64_t tactic_w2) {
+  const Checker check("fused_moe_quantized_out");
+  const LayerOptions options{
+      expert_map,    w13_bias,       w2_bias,     gated,        activation,
+      gate_up_order, swiglu_alpha,   swiglu_beta, swiglu_limit, apply_router_weight_on_input,
+      residual,      batch_invariant};
+  const PackedScheme scheme{weight_format, group_size};
+  const PackedWeights packed{{w13_scale, w13_codes, scheme}, {w2_scale, w2_codes, scheme}};
+  const Layer layer{hidden_states, w13,        w2,        topk_weights, topk_ids,
+                    options,       tactic_w13, tactic_w2, &packed};
+  run_into(check, layer, out);
 }
 
 void fused_moe_out(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weights,
@@ -423,13 +456,7 @@ void fused_moe_out(Tensor hidden_states, Tensor w13, Tensor w2, Tensor topk_weig
       gate_up_order, swiglu_alpha,   swiglu_beta, swiglu_limit, apply_router_weight_on_input,
       residual,      batch_invariant};
   const Layer layer{hidden_states, w13, w2, topk_weights, topk_ids, options, tactic_w13, tactic_w2};
-  check_layer(check, layer);
-  check.dtype("out", out, {hidden_states.scalar_type()});
-  check.shape("out", out, {layer.num_tokens(), layer.hidden_size()});
-  check.rows("out", out);
-  check.distinct_rows("out", out);
-  check.same_device("out", out, "hidden_states", hidden_states);
-  run(check, DeviceScope(check, hidden_states), layer, out);
+  run_into(check, layer, out);
 }
 
 int64_t workspace_size(int64_t num_tokens, int64_t num_experts, int64_t top_k, int64_t hidden_size,

@@ -27,6 +27,7 @@ SM80MOE_LIBRARY_IMPL(SM80MOE_NAMESPACE, CUDA, m) {
   namespace ops = sm80moe::ops;
   m.impl("fused_moe", TORCH_BOX(&ops::fused_moe));
   m.impl("fused_moe_out", TORCH_BOX(&ops::fused_moe_out));
+  m.impl("fused_moe_quantized_out", TORCH_BOX(&ops::fused_moe_quantized_out));
   m.impl("fused_moe_quantized", TORCH_BOX(&ops::fused_moe_quantized));
   m.impl("topk_route", TORCH_BOX(&ops::topk_route));
   m.impl("sort_by_expert", TORCH_BOX(&ops::sort_by_expert));

@@ -100,7 +100,10 @@ SORT = "routing/sort_by_expert.cu"
 
 TOPK_PARTS = "routing/topk.cuh"
 DECODE = "decode/decode.cu"
+LAYER_KERNELS = "decode/layer_kernels.cuh"
 STREAM = "decode/row_stream.cuh"
+DENSE_ROWS = "decode/dense_rows.cuh"
+PACKED_ROWS = "decode/packed_rows.cuh"
 GROUPS = "decode/expert_groups.cuh"
 GATE_UP = "decode/gate_up.cuh"
 DOWN = "decode/down_combine.cuh"
@@ -115,6 +118,14 @@ WAIT = "ptx::cp_async_wait<Config::kStages - 2>();\n    __syncthreads();"
 def broken_decode(name: str, checks: set[str], edit: Edit, **options: object) -> BrokenKernel:
     """One mistake in the kernels for few rows."""
     return BrokenKernel(name, checks, [edit], command="decode", options=options, source=DECODE)
+
+
+def broken_packed_decode(name: str, edit: Edit, **options: object) -> BrokenKernel:
+    """One mistake in what those make of packed weights."""
+    checks = {"wrong-result", "out-of-bounds"}
+    shape = {"hidden": 328, "intermediate": 200, **options}
+    source = "decode/packed.cu"
+    return BrokenKernel(name, checks, [edit], command="decode", options=shape, source=source)
 
 
 def broken_epilogue(name: str, checks: set[str], edit: Edit, **options: object) -> BrokenKernel:
@@ -422,7 +433,7 @@ BROKEN_KERNELS = [
     broken_packed(
         "rows_of_packed_weights_without_swizzle",
         Edit(
-            FORMATS,
+            "gemm/weight_format.cuh",
             "return Tile::byte_offset(row + lane, 0);",
             "return (row + lane) * Tile::kRowBytes;",
         ),
@@ -532,7 +543,7 @@ BROKEN_KERNELS = [
     broken_decode(
         "chunk_of_activations_past_the_row_copied",
         {"out-of-bounds"},
-        Edit(STREAM, "chunk < activation_chunks_", "chunk <= activation_chunks_"),
+        Edit(DENSE_ROWS, "chunk < activation_chunks_", "chunk <= activation_chunks_"),
     ),
     broken_decode(
         "column_past_the_last_copied",
@@ -616,7 +627,7 @@ BROKEN_KERNELS = [
     broken_decode(
         "products_added_up_without_barrier",
         {"race", "uninitialised"},
-        Edit(DECODE, "  __syncthreads();\n", ""),
+        Edit(LAYER_KERNELS, "  __syncthreads();\n", ""),
     ),
     broken_decode(
         "invalid_pair_added_up",
@@ -647,6 +658,29 @@ BROKEN_KERNELS = [
             "groups.size(), 2 * args.hidden_size,",
         ),
         ids="last",
+    ),
+    broken_packed_decode(
+        "groups_of_a_quad_not_told_apart",
+        Edit(PACKED_ROWS, "return min_of(4u,", "return max_of(4u,"),
+        format="int4",
+        group=32,
+    ),
+    broken_packed_decode(
+        "second_row_with_the_scale_of_the_first",
+        Edit(PACKED_ROWS, "int64_t{packed.up_rows} * packed.groups", "0"),
+        format="fp8",
+        group=128,
+    ),
+    broken_packed_decode(
+        "code_of_the_first_group_of_four",
+        Edit(PACKED_ROWS, "(code_group(packed, chunk) & 3) * 8", "0"),
+        format="mxfp4",
+        group=32,
+    ),
+    broken_packed_decode(
+        "activations_past_the_row_read",
+        Edit(PACKED_ROWS, "at < activation_chunks_", "at <= activation_chunks_"),
+        format="int8",
     ),
     broken_epilogue(
         "bias_of_the_gates_added_to_the_ups",

@@ -78,6 +78,11 @@ def fused_moe_quantized(device: torch.device) -> Arguments:
     return {**arguments, **w13, **w2, **FP8_ROWS}
 
 
+def fused_moe_quantized_out(device: torch.device) -> Arguments:
+    arguments = fused_moe_quantized(device)
+    return {**arguments, "out": torch.empty_like(arguments["hidden_states"])}
+
+
 def grouped_gemm_quantized(device: torch.device) -> Arguments:
     arguments = {**grouped_gemm(device), **packed("w", device, 2, 16, 64), **FP8_ROWS}
     return {**arguments, "row_index": None}
@@ -99,6 +104,7 @@ CALLS: dict[str, Callable[[torch.device], Arguments]] = {
         topk_route,
         sort_by_expert,
         fused_moe_quantized,
+        fused_moe_quantized_out,
         grouped_gemm,
         grouped_gemm_quantized,
         grouped_mm,
@@ -122,7 +128,7 @@ each_input = pytest.mark.parametrize(("operator", "name"), OPERATORS_AND_INPUTS)
 
 def ways_to_call(operator: str) -> list[Callable[..., Any]]:
     function = getattr(torch_sm80moe, operator)
-    if operator.endswith("_quantized"):
+    if "_quantized" in operator:
         return [_ops.overload(operator), lambda **arguments: function(**with_packed(arguments))]
     return [_ops.overload(operator), function]
 

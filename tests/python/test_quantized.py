@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from tests.quantization.random_weights import (
 )
 from torch_sm80moe import (
     fused_moe_quantized,
+    fused_moe_quantized_out,
     grouped_gemm_quantized,
     reference,
     sort_by_expert,
@@ -189,6 +192,8 @@ def test_opcheck(name, device):
     parts = (w.values, w.scale, w.codes, w2.values, w2.scale, w2.codes)
     layer = (a, *parts, weights, ids, w.weight_format, w.group_size)
     torch.library.opcheck(OPERATORS.fused_moe_quantized.default, layer, {})
+    out = (*layer, torch.empty_like(a))
+    torch.library.opcheck(OPERATORS.fused_moe_quantized_out.default, out, {})
 
 
 def packed_of(**changes: object) -> PackedWeight:
@@ -273,6 +278,80 @@ def test_every_tactic(name, dtype, cuda):
                 assert "must have a kernel for the weight format" in str(error)
         assert len(results) >= 2
         assert all(result.equal(results[0]) for result in results)
+
+
+@pytest.mark.parametrize("num_tokens", [2, 37])
+@pytest.mark.parametrize("name", ["w8a16", "w4a16-g32-asym", "mxfp4"])
+def test_into_a_tensor_of_the_caller(name, num_tokens, device):
+    w13, _ = random_packed(name, 4, 2 * 64, 96, device)
+    w2, _ = random_packed(name, 4, 96, 64, device)
+    x = random(device, torch.bfloat16, num_tokens, 96)
+    routing = topk_route(torch.randn(num_tokens, 4, device=device), 2)
+    frame = torch.full((num_tokens + 2, 112), math.nan, dtype=x.dtype, device=device)
+    out = frame[1:-1, 8:104]
+    assert fused_moe_quantized_out(x, w13, w2, *routing, out) is out
+    assert out.equal(fused_moe_quantized(x, w13, w2, *routing))
+    assert frame.isnan().sum() == frame.numel() - out.numel()
+
+
+WRONG_OUT = [
+    (torch.zeros(3, 64), TypeError, "out must be float16, got float32"),
+    (torch.zeros(2, 64).half(), ValueError, "out must have shape [3, 64], got [2, 64]"),
+    (torch.zeros(64).half().expand(3, 64), ValueError, "out must have rows that do not overlap"),
+]
+
+
+@pytest.mark.parametrize(("out", "error", "message"), WRONG_OUT, ids=["dtype", "shape", "rows"])
+def test_a_wrong_tensor_of_the_caller(out, error, message):
+    w13, _ = random_packed("w8a16", 2, 64, 64)
+    w2, _ = random_packed("w8a16", 2, 64, 32)
+    x, routing = torch.zeros(3, 64).half(), topk_route(torch.randn(3, 2), 1)
+    with pytest.raises(error) as caught:
+        fused_moe_quantized_out(x, w13, w2, *routing, out)
+    assert str(caught.value).startswith(f"fused_moe_quantized_out: {message}")
+    assert not out.any()
+
+
+# Every number of groups that the chunks of a quad may be of, and rows that end within one.
+DECODE_SCHEMES = [*SOME_SCHEMES, "w8a16-g32", "w8a16-g128-asym", "w4a16-g32", "w4a16-g64-asym"]
+
+
+@pytest.mark.gpu
+@pytest.mark.sanitizer
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", DECODE_SCHEMES)
+def test_few_rows(name, dtype, cuda):
+    """Kernels of their own, with and without options."""
+    hidden_size, intermediate_size = 1152, 640
+    w13, meaning13 = random_packed(name, 8, 2 * intermediate_size, hidden_size, cuda)
+    w2, meaning2 = random_packed(name, 8, hidden_size, intermediate_size, cuda)
+    for num_tokens, top_k in ((1, 1), (1, 8), (2, 2), (4, 3), (16, 2)):
+        x = random(cuda, dtype, num_tokens, hidden_size)
+        routing = topk_route(torch.randn(num_tokens, 8, device=cuda), top_k)
+        options = {
+            "gate_up_order": "up_gate",
+            "w13_bias": random(cuda, dtype, 8, 2 * intermediate_size),
+            "w2_bias": random(cuda, dtype, 8, hidden_size),
+            "residual": random(cuda, dtype, num_tokens, hidden_size),
+        }
+        for chosen in ({}, options):
+            out = fused_moe_quantized(x, w13, w2, *routing, **chosen)
+            expected = reference.fused_moe(x, meaning13, meaning2, *routing, **chosen)
+            testing.assert_close(out, expected, testing.ROUNDINGS_FUSED_MOE, (num_tokens, top_k))
+            assert fused_moe_quantized(x, w13, w2, *routing, **chosen).equal(out)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["w8a16", "w4a16-g128", "mxfp4"])
+def test_few_rows_that_are_not_gated(name, cuda):
+    up, meaning_up = random_packed(name, 4, 256, 384, cuda)
+    down, meaning_down = random_packed(name, 4, 384, 256, cuda)
+    x = random(cuda, torch.bfloat16, 3, 384)
+    routing = topk_route(torch.randn(3, 4, device=cuda), 2)
+    options = {"gated": False, "activation": "relu2"}
+    out = fused_moe_quantized(x, up, down, *routing, **options)
+    expected = reference.fused_moe(x, meaning_up, meaning_down, *routing, **options)
+    testing.assert_close(out, expected, testing.ROUNDINGS_FUSED_MOE, name)
 
 
 @pytest.mark.gpu
