@@ -59,16 +59,12 @@ struct PackedWeight : Numbers {
 template <class T>
 struct Int8Weight : PackedWeight<Int8Numbers<T>> {};
 template <class T>
+struct Int8GroupWeight : PackedWeight<Int8GroupNumbers<T>> {};
+template <class T>
 struct Int4Weight : PackedWeight<Int4Numbers<T>> {};
 template <class T>
 struct Fp8Weight : PackedWeight<Fp8Numbers<T>> {};
 template <class T>
 struct Mxfp4Weight : PackedWeight<Mxfp4Numbers<T>> {};
-
-template <class T>
-struct Int8GroupWeight : PackedWeight<Int8GroupNumbers<T>> {
-  // Zero points of 8 bits take the registers of tall tiles.
-  static constexpr bool has_tactic(const Tactic& t) { return t.warps_k == 1 && t.cta_m < 128; }
-};
 
 }  // namespace sm80moe::gemm

@@ -97,7 +97,7 @@ class GroupReader {
   SM80MOE_DEVICE GroupReader(const GroupedGemmArgs& args, int warp_row)
       : args_(args), warp_row_(warp_row) {
 #pragma unroll
-    for (uint32_t& word : column_) word = Weight::kNoCodeWord;
+    for (uint32_t& words : column_) words = Weight::kNoCodeWord;
   }
 
   // Before fragments of the slice at depth k are made, whose stage begins at k0.
@@ -106,18 +106,21 @@ class GroupReader {
       if (args_.packed.codes == nullptr || !begins_group(args_.packed, k)) return;
       const int byte = k >> args_.packed.group_shift & 3;
       const int row = warp_row_ + lane_index() / 4;  // of this lane's fragments
-#pragma unroll
-      for (int mma = 0; mma < Config::kMmasN; ++mma) {
+      const auto word_of = [&](int mma) {
         const uint32_t codes =
             ptx::ld_shared_b32(tile + Tile::offset(Tile::kCodeWord, row + mma * 8));
-        column_[mma] = Weight::column_word(codes >> (8 * byte) & 0xff);
-      }
+        return Weight::column_word(codes >> (8 * byte) & 0xff);
+      };
+#pragma unroll
+      for (int mma = 0; mma < Config::kMmasN; mma += 2)
+        column_[mma / 2] = __byte_perm(word_of(mma), word_of(mma + 1), 0x5410);
     }
   }
 
   // What a format makes of the code of the row that this lane's fragments of `mma` are of.
   SM80MOE_DEVICE uint32_t column_word(int mma) const {
-    return column_[Weight::kHasCodes ? mma : 0];
+    if (!Weight::kHasCodes) return Weight::kNoCodeWord;
+    return __byte_perm(column_[mma / 2], 0, mma % 2 == 0 ? 0x1010 : 0x3232);
   }
 
   // Before the sums of the slice at depth k, the stage's slice number `slice`.
@@ -143,7 +146,8 @@ class GroupReader {
  private:
   const GroupedGemmArgs& args_;
   const int warp_row_;
-  uint32_t column_[Weight::kHasCodes ? Config::kMmasN : 1];
+  // Both halves of a word are the same, so two share one: tall tiles have no register to spare.
+  uint32_t column_[Weight::kHasCodes ? Config::kMmasN / 2 : 1];
 };
 
 }  // namespace sm80moe::gemm

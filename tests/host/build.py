@@ -114,7 +114,6 @@ def num_tactics() -> int:
 
 # Tactics that packed weights have kernels of; the program's own list is compared with them.
 PACKED_TACTICS = (2, 3, 5)
-INT8_GROUP_TACTICS = (2, 3)
 
 
 def instances_of_tables() -> list[tuple[str, int]]:
@@ -129,7 +128,7 @@ def instances_of_tables() -> list[tuple[str, int]]:
 def _tactics_of(arguments: str) -> Iterable[int]:
     if "DenseWeight" in arguments:
         return range(num_tactics())
-    return INT8_GROUP_TACTICS if "Int8GroupWeight" in arguments else PACKED_TACTICS
+    return PACKED_TACTICS
 
 
 def kernel_names() -> set[str]:
