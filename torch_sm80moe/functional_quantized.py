@@ -66,7 +66,7 @@ def fused_moe_quantized(
         swiglu_limit: as in `fused_moe`.
         apply_router_weight_on_input: as in `fused_moe`.
         residual: as in `fused_moe`.
-        batch_invariant: as in `fused_moe`; costs nothing here.
+        batch_invariant: as in `fused_moe`; here it costs few rows the kernels made for them.
         tactic_w13: as in `fused_moe`; only some tactics have kernels for packed weights.
         tactic_w2: the same.
 
@@ -88,8 +88,8 @@ def fused_moe_quantized(
         As `fused_moe`.
 
     Source:
-        `kernels/gemm/weight_format.cuh`; the specification is `reference.fused_moe` of
-        `QuantizedWeight.dequantize`.
+        `kernels/gemm/weight_format.cuh`, `kernels/decode/packed_rows.cuh`; the specification is
+        `reference.fused_moe` of `QuantizedWeight.dequantize`.
 
     Example:
         >>> from torch_sm80moe.quantization import QuantizedWeight, QuantScheme, pack
