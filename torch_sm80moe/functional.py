@@ -742,7 +742,7 @@ def decode_limit(
 ) -> int:
     """Return up to how many pairs (T * k) `fused_moe` runs the kernels made for few rows.
 
-    Packed weights, which are read in half the time or a quarter, have the same rule: `docs/decode.md`.
+    Packed weights, read in half the time or a quarter, have the same rule (`docs/decode.md`).
 
     Up to there two kernels run the layer, which have no tactics; beyond, and whenever a tactic is
     forced, it is sorted and multiplied by grouped GEMMs.
