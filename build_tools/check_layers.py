@@ -13,9 +13,10 @@ LAYERS = {
     "gemm": {"common", "gemm"},
     "decode": {"common", "decode"},
     "routing": {"common", "routing"},
+    "quantize": {"common", "quantize"},
     "ceilings": {"common", "ceilings"},
     "plan": {"common", "gemm", "routing", "plan"},
-    "ops": {"common", "decode", "gemm", "routing", "plan", "ops"},
+    "ops": {"common", "decode", "gemm", "quantize", "routing", "plan", "ops"},
 }
 # Policies: only the kernel that is composed of them knows them together.
 STRANGERS = {"gemm/mainloop.cuh", "gemm/epilogue.cuh", "gemm/weight_format.cuh"}

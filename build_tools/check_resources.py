@@ -21,7 +21,9 @@ REGISTERS_PER_SM = 65536
 _REGISTER_GRANULARITY = 8
 
 # By namespace: without these a kernel would be right and slow.
-_REQUIRED_INSTRUCTIONS = {"gemm": ("HMMA", "LDGSTS", "LDSM"), "decode": ("HMMA", "LDGSTS")}
+_REQUIRED_INSTRUCTIONS = {"gemm": ("MMA", "LDGSTS", "LDSM"), "decode": ("MMA", "LDGSTS")}
+# Of 16-bit numbers and of int8.
+_MMA_INSTRUCTIONS = ("HMMA", "IMMA")
 _LOCAL_MEMORY_INSTRUCTIONS = ("LDL", "STL")
 
 
@@ -40,6 +42,11 @@ class Kernel:
         """Whether it lives in sm80moe::`namespace`."""
         return self.name.startswith(f"_ZN7sm80moe{len(namespace)}{namespace}")
 
+    def count(self, opcode: str) -> int:
+        """How many there are; "MMA" is any that tensor cores execute."""
+        opcodes = _MMA_INSTRUCTIONS if opcode == "MMA" else (opcode,)
+        return sum(self.instructions[one] for one in opcodes)
+
     def problems(self) -> list[str]:
         """What would make it slower than its source promises, or fail at launch."""
         found = []
@@ -52,7 +59,7 @@ class Kernel:
         elif self.threads * _rounded(self.registers) > REGISTERS_PER_SM:
             found.append(f"must fit an SM, got {self.threads} threads x {self.registers} registers")
         for namespace, required in _REQUIRED_INSTRUCTIONS.items():
-            missing = [op for op in required if self.is_in(namespace) and not self.instructions[op]]
+            missing = [op for op in required if self.is_in(namespace) and not self.count(op)]
             if missing:
                 found.append(f"must contain {', '.join(required)}, got no {', '.join(missing)}")
         return [f"{self.name} ({self.architecture}): {what}" for what in found]
@@ -162,7 +169,7 @@ def report(kernels: list[Kernel]) -> str:
     names = [noise.sub("", name) for name in demangled.splitlines()]
     return "\n".join(
         f"{kernel.architecture} {kernel.registers:3} registers {kernel.threads or '-':>4} threads "
-        f"{kernel.instructions['HMMA']:5} HMMA {kernel.instructions.total():6} instructions  {name}"
+        f"{kernel.count('MMA'):5} MMA {kernel.instructions.total():6} instructions  {name}"
         for kernel, name in zip(kernels, names, strict=True)
     )
 

@@ -27,6 +27,7 @@ from torch_sm80moe.functional_quantized import (
     fused_moe_quantized,
     fused_moe_quantized_out,
     grouped_gemm_quantized,
+    quantize_activations,
 )
 from torch_sm80moe.layers import FusedExperts, FusedMoE
 from torch_sm80moe.tuning.loading import load_tuning, load_when_cuda_starts
@@ -47,6 +48,7 @@ __all__ = [
     "grouped_gemm_quantized",
     "grouped_mm",
     "load_tuning",
+    "quantize_activations",
     "reference",
     "select_tactic",
     "sort_by_expert",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -91,13 +92,15 @@ def fused_moe_quantized(
     weight_format: int,
     group_size: int,
     *,
+    w13_input: torch.Tensor | None = None,
+    w2_input: torch.Tensor | None = None,
     tactic_w13: int = _NO_TACTIC,
     tactic_w2: int = _NO_TACTIC,
     **options: Any,
 ) -> torch.Tensor:
     chosen = LayerOptions(**options)
-    first = PackedTensors(w13, w13_scale, w13_codes, weight_format, group_size)
-    second = PackedTensors(w2, w2_scale, w2_codes, weight_format, group_size)
+    first = PackedTensors(w13, w13_scale, w13_codes, weight_format, group_size, w13_input)
+    second = PackedTensors(w2, w2_scale, w2_codes, weight_format, group_size, w2_input)
     _shapes.fused_moe_quantized(hidden_states, first, second, topk_weights, topk_ids, chosen)
     _require_no_tactic("fused_moe_quantized", tactic_w13=tactic_w13, tactic_w2=tactic_w2)
     return _packed_layer(hidden_states, first, second, topk_weights, topk_ids, chosen)
@@ -118,13 +121,15 @@ def fused_moe_quantized_out(
     group_size: int,
     out: torch.Tensor,
     *,
+    w13_input: torch.Tensor | None = None,
+    w2_input: torch.Tensor | None = None,
     tactic_w13: int = _NO_TACTIC,
     tactic_w2: int = _NO_TACTIC,
     **options: Any,
 ) -> None:
     chosen = LayerOptions(**options)
-    first = PackedTensors(w13, w13_scale, w13_codes, weight_format, group_size)
-    second = PackedTensors(w2, w2_scale, w2_codes, weight_format, group_size)
+    first = PackedTensors(w13, w13_scale, w13_codes, weight_format, group_size, w13_input)
+    second = PackedTensors(w2, w2_scale, w2_codes, weight_format, group_size, w2_input)
     _shapes.fused_moe_quantized_out(
         hidden_states, first, second, topk_weights, topk_ids, out, chosen
     )
@@ -216,13 +221,14 @@ def grouped_gemm_quantized(
     weight_format: int,
     group_size: int,
     *,
+    w_input: torch.Tensor | None = None,
     top_k: int = 1,
     epilogue: int = 0,
     tactic: int = _NO_TACTIC,
     **options: Any,
 ) -> torch.Tensor:
     chosen = EpilogueOptions(**options)
-    packed = PackedTensors(w, w_scale, w_codes, weight_format, group_size)
+    packed = PackedTensors(w, w_scale, w_codes, weight_format, group_size, w_input)
     shape = _shapes.grouped_gemm_quantized(
         a, packed, expert_offsets, row_index, top_k, epilogue, chosen
     )
@@ -231,22 +237,39 @@ def grouped_gemm_quantized(
     return _gemm(a, experts, expert_offsets, row_index, shape[1], top_k, epilogue, chosen)
 
 
+@_cpu("quantize_activations")
+def quantize_activations(
+    a: torch.Tensor, input_range: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    _shapes.quantize_activations(a, input_range)
+    # The specification is already what a CPU should compute.
+    return reference.quantize_activations(a, input_range)
+
+
 @dataclass(frozen=True)
 class _Experts:
     """Weights `[E, N, K]`, one expert at a time."""
 
     num_experts: int
     num_rows: int
-    weight: Callable[[int], torch.Tensor]  # of an expert, [N, K]
+    product: Callable[[torch.Tensor, int], torch.Tensor]  # rows @ weight.T of an expert, float32
+    takes_float32: bool = False  # whether a layer's intermediate is rounded by the product alone
 
 
 def _dense(w: torch.Tensor) -> _Experts:
-    return _Experts(w.size(0), w.size(1), lambda expert: w[expert])
+    return _Experts(w.size(0), w.size(1), lambda rows, expert: rows.float() @ w[expert].float().T)
 
 
-def _packed(w: PackedTensors, k: int) -> _Experts:
-    """Return the weights as float32: what is stored meets fp32 sums without being rounded."""
+def _packed(w: PackedTensors, k: int, int8_group: int | None = None) -> _Experts:
+    """Return the weights as float32: what is stored meets fp32 sums without being rounded.
+
+    Of w8a8 activations become int8; `int8_group` columns share a scale, or all of a row.
+    """
     from torch_sm80moe.quantization.packing import dequantize_rows
+
+    num_experts, num_rows = w.values.shape[:2]
+    if w.format_name == "w8a8":
+        return _Experts(num_experts, num_rows, partial(_int8_product, w, k, int8_group), True)
 
     def weight(expert: int) -> torch.Tensor:
         codes = None if w.codes is None else w.codes[expert]
@@ -254,7 +277,23 @@ def _packed(w: PackedTensors, k: int) -> _Experts:
             w.values[expert], w.scale[expert], codes, w.format_name, w.group_size, k
         )
 
-    return _Experts(w.values.size(0), w.values.size(1), weight)
+    return _Experts(num_experts, num_rows, lambda rows, expert: rows.float() @ weight(expert).T)
+
+
+def _int8_product(
+    w: PackedTensors, k: int, group: int | None, rows: torch.Tensor, expert: int
+) -> torch.Tensor:
+    """Multiply stored numbers exactly, in float64; scale each group's sum in float32."""
+    stored = w.values[expert, :, :k].view(torch.int8).double()
+    width = k if group is None or w.input is not None else group
+    total = torch.zeros((rows.size(0), stored.size(0)))
+    for begin in range(0, k, width):
+        columns = slice(begin, begin + width)
+        values, scale = reference.quantize_activations(rows[:, columns], w.input)
+        zero = 0 if w.input is None else w.input[1].double()
+        sums = (values.double() - zero) @ stored[:, columns].T
+        total += scale[:, None] * sums.float()
+    return total * w.scale[expert].T
 
 
 def _packed_layer(
@@ -266,8 +305,9 @@ def _packed_layer(
     chosen: LayerOptions,
 ) -> torch.Tensor:
     intermediate_size = w13.values.size(1) // (2 if chosen.gated else 1)
-    experts = _packed(w13, hidden_states.size(1)), _packed(w2, intermediate_size)
-    return _layer(hidden_states, *experts, topk_weights, topk_ids, chosen)
+    first = _packed(w13, hidden_states.size(1))
+    second = _packed(w2, intermediate_size, reference.INT8_GROUP)
+    return _layer(hidden_states, first, second, topk_weights, topk_ids, chosen)
 
 
 def _gemm(
@@ -279,14 +319,16 @@ def _gemm(
     top_k: int,
     epilogue: int,
     chosen: EpilogueOptions,
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    out = a.new_zeros((a.size(0) if row_index is None else row_index.size(0), num_columns))
+    num_rows = a.size(0) if row_index is None else row_index.size(0)
+    out = a.new_zeros((num_rows, num_columns), dtype=dtype)
     offsets = expert_offsets.tolist()
     for expert, (begin, end) in enumerate(pairwise(offsets)):
         if begin < end:
             pairs = torch.arange(begin, end) if row_index is None else row_index[begin:end]
             rows = a[begin:end] if row_index is None else a.index_select(0, pairs // top_k)
-            product = rows.float() @ w.weight(expert).float().T
+            product = w.product(rows, expert)
             if chosen.row_scale is not None:
                 product *= chosen.row_scale[pairs, None]
             product = reference.add_bias(product, chosen.bias, expert)
@@ -400,10 +442,19 @@ def _batch(
         top_k=topk_ids.size(1),
         epilogue=EPILOGUES.index("gated" if options.gated else "ungated"),
         chosen=first,
+        dtype=torch.float32 if w2.takes_float32 else None,
     )
     no_epilogue = EPILOGUES.index("none")
     rows = _gemm(
-        intermediate, w2, offsets, None, w2.num_rows, 1, no_epilogue, EpilogueOptions()
+        intermediate,
+        w2,
+        offsets,
+        None,
+        num_columns=w2.num_rows,
+        top_k=1,
+        epilogue=no_epilogue,
+        chosen=EpilogueOptions(),
+        dtype=hidden_states.dtype,
     ).float()
     if options.w2_bias is not None:
         rows[: offsets[-1]] += options.w2_bias.float().repeat_interleave(offsets.diff(), dim=0)

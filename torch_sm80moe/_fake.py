@@ -70,14 +70,16 @@ def _fused_moe_quantized(
     weight_format: int,
     group_size: int,
     *,
+    w13_input: torch.Tensor | None = None,
+    w2_input: torch.Tensor | None = None,
     tactic_w13: int = -1,
     tactic_w2: int = -1,
     **options: Any,
 ) -> torch.Tensor:
     shape = _shapes.fused_moe_quantized(
         hidden_states,
-        PackedTensors(w13, w13_scale, w13_codes, weight_format, group_size),
-        PackedTensors(w2, w2_scale, w2_codes, weight_format, group_size),
+        PackedTensors(w13, w13_scale, w13_codes, weight_format, group_size, w13_input),
+        PackedTensors(w2, w2_scale, w2_codes, weight_format, group_size, w2_input),
         topk_weights,
         topk_ids,
         LayerOptions(**options),
@@ -100,12 +102,14 @@ def _fused_moe_quantized_out(
     group_size: int,
     out: torch.Tensor,
     *,
+    w13_input: torch.Tensor | None = None,
+    w2_input: torch.Tensor | None = None,
     tactic_w13: int = -1,
     tactic_w2: int = -1,
     **options: Any,
 ) -> None:
-    first = PackedTensors(w13, w13_scale, w13_codes, weight_format, group_size)
-    second = PackedTensors(w2, w2_scale, w2_codes, weight_format, group_size)
+    first = PackedTensors(w13, w13_scale, w13_codes, weight_format, group_size, w13_input)
+    second = PackedTensors(w2, w2_scale, w2_codes, weight_format, group_size, w2_input)
     chosen = LayerOptions(**options)
     _shapes.fused_moe_quantized_out(
         hidden_states, first, second, topk_weights, topk_ids, out, chosen
@@ -186,18 +190,27 @@ def _grouped_gemm_quantized(
     weight_format: int,
     group_size: int,
     *,
+    w_input: torch.Tensor | None = None,
     top_k: int = 1,
     epilogue: int = 0,
     tactic: int = -1,
     **options: Any,
 ) -> torch.Tensor:
-    packed = PackedTensors(w, w_scale, w_codes, weight_format, group_size)
+    packed = PackedTensors(w, w_scale, w_codes, weight_format, group_size, w_input)
     chosen = EpilogueOptions(**options)
     return a.new_empty(
         _shapes.grouped_gemm_quantized(
             a, packed, expert_offsets, row_index, top_k, epilogue, chosen
         )
     )
+
+
+@_fake("quantize_activations")
+def _quantize_activations(
+    a: torch.Tensor, input_range: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    values, scale = _shapes.quantize_activations(a, input_range)
+    return a.new_empty(values, dtype=torch.int8), a.new_empty(scale, dtype=torch.float32)
 
 
 @_fake("combine")

@@ -53,9 +53,9 @@ class EpilogueOptions:
     row_scale: torch.Tensor | None = None
 
 
-# What packed weights hold, by the number that operators take.
-WEIGHT_FORMATS = ("int8", "int4", "fp8", "mxfp4")
-WEIGHT_BITS = {"int8": 8, "int4": 4, "fp8": 8, "mxfp4": 4}
+# What packed weights hold, by the number that operators take. The last is int8 that meets int8.
+WEIGHT_FORMATS = ("int8", "int4", "fp8", "mxfp4", "w8a8")
+WEIGHT_BITS = {"int8": 8, "int4": 4, "fp8": 8, "mxfp4": 4, "w8a8": 8}
 GROUP_SIZES = (0, 32, 64, 128)  # weights of a row that share a scale; 0 for all
 
 
@@ -68,6 +68,7 @@ class PackedTensors:
     codes: torch.Tensor | None
     weight_format: int
     group_size: int
+    input: torch.Tensor | None = None  # of w8a8: scale and zero point of its activations, if known
 
     @property
     def format_name(self) -> str:

@@ -24,12 +24,12 @@ SCHEMAS: tuple[str, ...] = (
     " int tactic_w13=-1, int tactic_w2=-1) -> ()",
     "fused_moe_quantized(Tensor hidden_states, Tensor w13, Tensor w13_scale, Tensor? w13_codes,"
     " Tensor w2, Tensor w2_scale, Tensor? w2_codes, Tensor topk_weights, Tensor topk_ids,"
-    f" int weight_format, int group_size, *, {_LAYER_OPTIONS}, int tactic_w13=-1,"
-    " int tactic_w2=-1) -> Tensor",
+    " int weight_format, int group_size, *, Tensor? w13_input=None, Tensor? w2_input=None,"
+    f" {_LAYER_OPTIONS}, int tactic_w13=-1, int tactic_w2=-1) -> Tensor",
     "fused_moe_quantized_out(Tensor hidden_states, Tensor w13, Tensor w13_scale, Tensor? w13_codes,"
     " Tensor w2, Tensor w2_scale, Tensor? w2_codes, Tensor topk_weights, Tensor topk_ids,"
-    f" int weight_format, int group_size, Tensor(a!) out, *, {_LAYER_OPTIONS}, int tactic_w13=-1,"
-    " int tactic_w2=-1) -> ()",
+    " int weight_format, int group_size, Tensor(a!) out, *, Tensor? w13_input=None,"
+    f" Tensor? w2_input=None, {_LAYER_OPTIONS}, int tactic_w13=-1, int tactic_w2=-1) -> ()",
     "topk_route(Tensor router_logits, int top_k, bool renormalize=True, *, int scoring=0,"
     " Tensor? correction_bias=None, int n_group=1, int topk_group=1, int group_score=1,"
     " float routed_scaling_factor=1.0, Tensor? expert_map=None,"
@@ -43,8 +43,9 @@ SCHEMAS: tuple[str, ...] = (
     "grouped_mm(Tensor mat_a, Tensor mat_b, *, Tensor offs, int tactic=-1) -> Tensor",
     "grouped_gemm_quantized(Tensor a, Tensor w, Tensor w_scale, Tensor? w_codes,"
     " Tensor expert_offsets, Tensor? row_index, int weight_format, int group_size, *,"
-    f" int top_k=1, int epilogue=0, Tensor? bias=None, {_ACTIVATION_OPTIONS},"
+    f" Tensor? w_input=None, int top_k=1, int epilogue=0, Tensor? bias=None, {_ACTIVATION_OPTIONS},"
     " Tensor? row_scale=None, int tactic=-1) -> Tensor",
+    "quantize_activations(Tensor a, Tensor? input_range=None) -> (Tensor values, Tensor scale)",
     "combine(Tensor rows, Tensor topk_weights, Tensor row_position) -> Tensor",
     "tactic_table() -> Tensor",
     "select_tactic(int num_rows, int num_experts, int n, int k, int epilogue, int dtype,"

@@ -40,6 +40,7 @@ _LOGITS = (torch.float32, torch.float16, torch.bfloat16)
 _IDS = (torch.int32, torch.int64)
 _ROW_MULTIPLE = 8  # 16 bytes of a 16-bit type: the unit in which the kernels copy rows.
 _MXFP4_GROUP = 32
+_MAX_INT8_DEPTH = 65536  # sums of so many products of int8 less a zero point fit 32 bits
 _MAX_INT = 2**31 - 1
 _MAX_BYTES = 2**63 - 1
 
@@ -139,6 +140,9 @@ def fused_moe_quantized(
     unpacked_w13 = _unpacked(op, "w13", w13, hidden_states, "hidden_states", hidden_states.size(1))
     intermediate_size = unpacked_w13.size(1) // (2 if options.gated else 1)
     unpacked_w2 = _unpacked(op, "w2", w2, hidden_states, "hidden_states", intermediate_size)
+    if (w13.input is None) != (w2.input is None):
+        wanted, given = ("None", "a tensor") if w13.input is None else ("a tensor", "None")
+        raise ValueError(f"{op}: w2_input must be {wanted} like w13_input, got {given}")
     weights = unpacked_w13, unpacked_w2
     return fused_moe(hidden_states, *weights, topk_weights, topk_ids, options, op=op)
 
@@ -307,6 +311,20 @@ def grouped_gemm_quantized(
     return grouped_gemm(a, unpacked, expert_offsets, row_index, top_k, epilogue, options, op=op)
 
 
+def quantize_activations(
+    a: torch.Tensor, input_range: torch.Tensor | None
+) -> tuple[tuple[int, int], tuple[int]]:
+    """Check the arguments of `quantize_activations`; return the shapes [S, K] and [S]."""
+    op = "quantize_activations"
+    _require_dtype(op, "a", a, _HALVES)
+    _require_shape(op, "a", a, ("S", "K"))
+    _require_multiple(op, "a", -1, a.size(1), _ROW_MULTIPLE)
+    _require_rows(op, "a", a.size(0))
+    _require_row_strides(op, "a", a)
+    _require_int8_range(op, "input_range", input_range, a, "a")
+    return (a.size(0), a.size(1)), (a.size(0),)
+
+
 def combine(
     rows: torch.Tensor, topk_weights: torch.Tensor, row_position: torch.Tensor
 ) -> tuple[int, int]:
@@ -389,6 +407,9 @@ def _unpacked(
     is_mxfp4 = w.format_name == "mxfp4"
     if is_mxfp4 and w.group_size != _MXFP4_GROUP:
         raise ValueError(f"{op}: group_size must be {_MXFP4_GROUP} for mxfp4, got {w.group_size}")
+    is_w8a8 = w.format_name == "w8a8"
+    if is_w8a8 and w.group_size != 0:
+        raise ValueError(f"{op}: group_size must be 0 for w8a8, got {w.group_size}")
     row_bytes = -(-k * WEIGHT_BITS[w.format_name] // 128) * 16
     _require_dtype(op, name, w.values, (torch.uint8,))
     _require_shape(op, name, w.values, ("E", "N", row_bytes))
@@ -402,6 +423,7 @@ def _unpacked(
     _require_shape(op, scale_name, w.scale, (num_experts, n, 1 if is_mxfp4 else groups))
     if w.format_name == "fp8" and w.codes is not None:
         raise ValueError(f"{op}: {codes_name} must be None for fp8, got a tensor")
+    _require_input(op, name, w, k, leader, leader_name)
     if is_mxfp4 and w.codes is None:
         raise ValueError(f"{op}: {codes_name} must be a tensor for mxfp4, got None")
     tensors = {name: w.values, scale_name: w.scale}
@@ -413,6 +435,34 @@ def _unpacked(
         _require_contiguous(op, tensor_name, tensor)
         _require_device(op, tensor_name, tensor, leader, leader_name)
     return leader.new_empty(k).expand(num_experts, n, k)
+
+
+def _require_input(
+    op: str, name: str, w: PackedTensors, k: int, leader: torch.Tensor, leader_name: str
+) -> None:
+    """Check the range of int8 activations; row sums are there for the zero point it may have."""
+    input_name, codes_name = f"{name}_input", f"{name}_codes"
+    if w.format_name != "w8a8":
+        if w.input is not None:
+            raise ValueError(f"{op}: {input_name} must be None unless w8a8, got a tensor")
+        return
+    _require_int(op, f"{name}'s depth", k, 1, _MAX_INT8_DEPTH, "the most of w8a8")
+    _require_int8_range(op, input_name, w.input, leader, leader_name)
+    if w.input is not None and w.codes is None:
+        raise ValueError(f"{op}: {codes_name} must be a tensor beside {input_name}, got None")
+    if w.input is None and w.codes is not None:
+        raise ValueError(f"{op}: {codes_name} must be None without {input_name}, got a tensor")
+
+
+def _require_int8_range(
+    op: str, name: str, given: torch.Tensor | None, leader: torch.Tensor, leader_name: str
+) -> None:
+    if given is None:
+        return
+    _require_dtype(op, name, given, (torch.float32,))
+    _require_shape(op, name, given, (2,))
+    _require_contiguous(op, name, given)
+    _require_device(op, name, given, leader, leader_name)
 
 
 def _require_dtype(

@@ -28,6 +28,8 @@ def fused_moe_quantized(
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     *,
+    w13_input: torch.Tensor | None = None,
+    w2_input: torch.Tensor | None = None,
     expert_map: torch.Tensor | None = None,
     w13_bias: torch.Tensor | None = None,
     w2_bias: torch.Tensor | None = None,
@@ -46,7 +48,8 @@ def fused_moe_quantized(
     """Run `fused_moe` with quantised weights, which stay as they are stored.
 
     The result is that of `fused_moe` with `w13.dequantize()` and `w2.dequantize()`, had these no
-    rounding to 16 bits.
+    rounding to 16 bits. With a scheme of int8 activations (`w8a8`) both GEMMs multiply int8, and
+    `hidden_states` and the intermediate are rounded to it.
 
     Args:
         hidden_states: as in `fused_moe`.
@@ -55,6 +58,9 @@ def fused_moe_quantized(
         w2: `[E, H, I]`, packed, of the same scheme.
         topk_weights: as in `fused_moe`.
         topk_ids: as in `fused_moe`.
+        w13_input: for static int8 activations how `hidden_states` are stored: float32 `[2]`, a
+            scale and a zero point, an integer of -128 to 127. None for other schemes.
+        w2_input: the same of the intermediate, `activation(gate) * up`.
         expert_map: as in `fused_moe`.
         w13_bias: as in `fused_moe`.
         w2_bias: as in `fused_moe`.
@@ -74,8 +80,8 @@ def fused_moe_quantized(
         As `fused_moe`.
 
     Raises:
-        ValueError: as in `fused_moe`, or the schemes of the weights differ or need int8
-            activations.
+        ValueError: as in `fused_moe`, or the schemes of the weights differ, or ranges of
+            activations are missing where the scheme is static, or given where it is not.
         TypeError: as in `fused_moe`, or a weight is not packed.
         RuntimeError: as in `fused_moe`.
 
@@ -84,12 +90,20 @@ def fused_moe_quantized(
         tensor cores so; scales multiply fp32 sums, at the end or where a group ends. In float16 an
         mxfp4 group counts as zero whose scale is 2 ** 30 times smaller than the row's largest.
 
+        w8a8: `quantize_activations` stores each token, once. The sums of stored products, less what
+        the zero point adds to them, are exact; scales multiply them in fp32. The intermediate is
+        rounded to int8 alone, from fp32: of a known range, or with a scale for every 64 columns of
+        a row, which `w2`'s products of such a group are multiplied by when they are added up. A
+        token or group with NaN or infinity gives NaN or infinity with dynamic scales; with static
+        ones infinity saturates and NaN counts as the lowest number.
+
     Behaviour:
         As `fused_moe`.
 
     Source:
-        `kernels/gemm/weight_format.cuh`, `kernels/decode/packed_rows.cuh`; the specification is
-        `reference.fused_moe` of `QuantizedWeight.dequantize`.
+        `kernels/gemm/weight_format.cuh`, `kernels/decode/packed_rows.cuh`, for w8a8
+        `int8_epilogue.cuh` and `group_sum_mainloop.cuh`; the specification is
+        `reference.fused_moe` of `QuantizedWeight.dequantize`, for w8a8 with `int8`.
 
     Example:
         >>> from torch_sm80moe.quantization import QuantizedWeight, QuantScheme, pack
@@ -102,7 +116,7 @@ def fused_moe_quantized(
         torch.Size([3, 64])
     """
     op = "fused_moe_quantized"
-    first, second = _layer_tensors(op, w13, w2)
+    first, second = _layer_tensors(op, w13, w2, w13_input, w2_input)
     if _settings.CHECK_IDS:
         _check_ids(op, topk_ids, first.values.size(0), expert_map)
     options: dict[str, Any] = {
@@ -123,6 +137,8 @@ def fused_moe_quantized(
         return _ops.fused_moe_quantized(
             hidden_states,
             *_layer_arguments(first, second, topk_weights, topk_ids),
+            w13_input=w13_input,
+            w2_input=w2_input,
             **options,
             tactic_w13=tactic_w13,
             tactic_w2=tactic_w2,
@@ -143,6 +159,8 @@ def fused_moe_quantized_out(
     topk_ids: torch.Tensor,
     out: torch.Tensor,
     *,
+    w13_input: torch.Tensor | None = None,
+    w2_input: torch.Tensor | None = None,
     expert_map: torch.Tensor | None = None,
     w13_bias: torch.Tensor | None = None,
     w2_bias: torch.Tensor | None = None,
@@ -167,6 +185,8 @@ def fused_moe_quantized_out(
         topk_weights: as in `fused_moe`.
         topk_ids: as in `fused_moe`.
         out: as in `fused_moe_out`.
+        w13_input: as in `fused_moe_quantized`.
+        w2_input: as in `fused_moe_quantized`.
         expert_map: as in `fused_moe`.
         w13_bias: as in `fused_moe`.
         w2_bias: as in `fused_moe`.
@@ -211,7 +231,7 @@ def fused_moe_quantized_out(
         True
     """
     op = "fused_moe_quantized_out"
-    first, second = _layer_tensors(op, w13, w2)
+    first, second = _layer_tensors(op, w13, w2, w13_input, w2_input)
     if _settings.CHECK_IDS:
         _check_ids(op, topk_ids, first.values.size(0), expert_map)
     options: dict[str, Any] = {
@@ -233,6 +253,8 @@ def fused_moe_quantized_out(
             hidden_states,
             *_layer_arguments(first, second, topk_weights, topk_ids),
             out,
+            w13_input=w13_input,
+            w2_input=w2_input,
             **options,
             tactic_w13=tactic_w13,
             tactic_w2=tactic_w2,
@@ -254,6 +276,7 @@ def grouped_gemm_quantized(
     expert_offsets: torch.Tensor,
     row_index: torch.Tensor | None = None,
     *,
+    w_input: torch.Tensor | None = None,
     top_k: int = 1,
     epilogue: str = "none",
     bias: torch.Tensor | None = None,
@@ -275,6 +298,7 @@ def grouped_gemm_quantized(
             E * N at most 2 ** 31 - 1.
         expert_offsets: as in `grouped_gemm`.
         row_index: as in `grouped_gemm`.
+        w_input: for static int8 activations how `a` is stored, as in `fused_moe_quantized`.
         top_k: as in `grouped_gemm`.
         epilogue: as in `grouped_gemm`.
         bias: as in `grouped_gemm`.
@@ -290,19 +314,21 @@ def grouped_gemm_quantized(
         As `grouped_gemm`.
 
     Raises:
-        ValueError: as in `grouped_gemm`, or the scheme needs int8 activations.
+        ValueError: as in `grouped_gemm`, or the range of activations is missing where the scheme is
+            static, or given where it is not.
         TypeError: as in `grouped_gemm`, or the weight is not packed.
         RuntimeError: as in `grouped_gemm`.
 
     Numerics:
-        As `fused_moe_quantized`; one rounding. A row's bits are the same by every tactic.
+        As `fused_moe_quantized`; one rounding, of w8a8 after that of `a` to int8 by the row. A
+        row's bits are the same by every tactic.
 
     Behaviour:
         As `grouped_gemm`.
 
     Source:
         `kernels/gemm/weight_format.cuh`; the specification is `reference.grouped_gemm` of
-        `QuantizedWeight.dequantize`.
+        `QuantizedWeight.dequantize`, for w8a8 with `int8`.
 
     Example:
         >>> from torch_sm80moe.quantization import QuantizedWeight, QuantScheme, pack
@@ -313,7 +339,7 @@ def grouped_gemm_quantized(
         [64.0, 64.0]
     """
     op = "grouped_gemm_quantized"
-    packed = _tensors(op, "w", w)
+    packed = _tensors(op, "w", w, w_input)
     number = _number(op, "epilogue", epilogue, EPILOGUES)
     options: dict[str, Any] = {
         "bias": bias,
@@ -334,6 +360,7 @@ def grouped_gemm_quantized(
             row_index,
             packed.weight_format,
             packed.group_size,
+            w_input=w_input,
             top_k=top_k,
             epilogue=number,
             **options,
@@ -348,9 +375,13 @@ def grouped_gemm_quantized(
 
 
 def _layer_tensors(
-    op: str, w13: PackedWeight, w2: PackedWeight
+    op: str,
+    w13: PackedWeight,
+    w2: PackedWeight,
+    w13_input: torch.Tensor | None,
+    w2_input: torch.Tensor | None,
 ) -> tuple[PackedTensors, PackedTensors]:
-    tensors = _tensors(op, "w13", w13), _tensors(op, "w2", w2)
+    tensors = _tensors(op, "w13", w13, w13_input), _tensors(op, "w2", w2, w2_input)
     if w13.scheme != w2.scheme:
         raise ValueError(f"{op}: w2 must be {w13.scheme} like w13, got {w2.scheme}")
     return tensors
@@ -364,7 +395,55 @@ def _layer_arguments(
     return (*parts, topk_weights, topk_ids, w13.weight_format, w13.group_size)
 
 
-def _tensors(op: str, name: str, weight: PackedWeight) -> PackedTensors:
+def quantize_activations(
+    a: torch.Tensor, input_range: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Store rows as int8: `a[s, k] = (values[s, k] - zero_point) * scale[s]`, rounded.
+
+    Without a range the zero point is 0, and a row's largest magnitude becomes 127.
+
+    Args:
+        a: `[S, K]`, float16 or bfloat16; K a multiple of 8, strides that are, too.
+        input_range: `[2]`, float32, on the device of `a`: a scale, finite and positive, and a zero
+            point, an integer of -128 to 127, of all rows; or None.
+
+    Returns:
+        values: `[S, K]`, int8, contiguous.
+        scale: `[S]`, float32: `max(abs(a[s])) * (1 / 127)`, or the range's.
+
+    Raises:
+        ValueError: a shape, stride or device is another one.
+        TypeError: a dtype is another one.
+        RuntimeError: as in `grouped_gemm`.
+
+    Numerics:
+        `round(a * (1 / scale)) + zero_point` within -128 to 127, each operation rounded to float32,
+        ties to even: the same bits on every device. Rows of zeros have a tiny scale, and so do
+        rows below 2 ** -119. NaN or infinity in a row makes its scale NaN or infinity; with a
+        range infinity saturates and NaN becomes the lowest number.
+
+    Behaviour:
+        One kernel on the current stream; nothing else is allocated, nothing waits.
+
+    Source:
+        `kernels/quantize/quantize.cu`; the specification is `reference.quantize_activations`.
+
+    Example:
+        >>> values, scale = quantize_activations(torch.arange(8).half()[None])
+        >>> values.tolist()
+        [[0, 18, 36, 54, 73, 91, 109, 127]]
+    """
+    try:
+        return _ops.quantize_activations(a, input_range)  # type: ignore[return-value]
+    except RuntimeError:
+        _shapes.quantize_activations(a, input_range)
+        _require_kernels("quantize_activations", "a", a)
+        raise
+
+
+def _tensors(
+    op: str, name: str, weight: PackedWeight, input_range: torch.Tensor | None
+) -> PackedTensors:
     # Who has a packed weight has imported the module that it is of.
     from torch_sm80moe.quantization.packing import PackedWeight
 
@@ -373,6 +452,10 @@ def _tensors(op: str, name: str, weight: PackedWeight) -> PackedTensors:
             f"{op}: {name} must be a PackedWeight (quantization.pack makes one), "
             f"got {type(weight).__name__}"
         )
-    if weight.scheme.activation != "16bit":
-        raise ValueError(f"{op}: {name} must be for 16-bit activations, got {weight.scheme}")
-    return weight.tensors()
+    is_static = weight.scheme.activation == "int8_static"
+    if is_static != (input_range is not None):
+        wanted, given = ("a tensor", "None") if is_static else ("None", "a tensor")
+        raise ValueError(
+            f"{op}: {name}_input must be {wanted} with {weight.scheme} weights, got {given}"
+        )
+    return weight.tensors(input_range)

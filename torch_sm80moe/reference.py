@@ -35,10 +35,15 @@ def fused_moe(
     residual: torch.Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     round_to: torch.dtype | None = None,
+    int8: bool = False,
+    w13_input: torch.Tensor | None = None,
+    w2_input: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return `[T, H]` of `dtype`: the weighted sum of the chosen experts' outputs.
 
     `round_to` rounds the intermediate and each expert's row to a dtype, as the operator does.
+    `int8` stores what both GEMMs multiply as int8 (`w13_input` and `w2_input` are known ranges);
+    the intermediate then has no other rounding.
     """
     rounded_to = dtype if round_to is None else round_to
     topk_ids = local_ids(topk_ids, expert_map)
@@ -50,6 +55,8 @@ def fused_moe(
         if tokens.numel() == 0:
             continue
         x, weight = hidden_states[tokens].to(dtype), topk_weights[tokens, choices, None].to(dtype)
+        if int8:
+            x = as_stored(x, w13_input)
         if apply_router_weight_on_input:
             x, weight = x * weight, torch.ones_like(weight)
         intermediate = activate(
@@ -59,10 +66,55 @@ def fused_moe(
             gate_up_order=gate_up_order,
             swiglu=swiglu_constants(swiglu_alpha, swiglu_beta, swiglu_limit, expert),
         )
-        y = linear(intermediate.to(rounded_to).to(dtype), w2, expert)
+        if int8:
+            intermediate = as_stored(intermediate, w2_input, INT8_GROUP)
+        else:
+            intermediate = intermediate.to(rounded_to).to(dtype)
+        y = linear(intermediate, w2, expert)
         y = add_bias(y.to(rounded_to).to(dtype), w2_bias, expert)
         out.index_add_(0, tokens, weight * y)
     return out
+
+
+INT8_GROUP = 64  # columns of a w8a8 layer's intermediate that share a scale
+_SMALLEST_MAGNITUDE = 2.0**-119  # its scale and the inverse of that are normal numbers
+
+
+def quantize_activations(
+    a: torch.Tensor, input_range: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return int8 `[S, K]` and float32 scales `[S]` that `a` is stored as.
+
+    Every operation is rounded to float32, so that all implementations give the same bits.
+    """
+    a = a.float()
+    if input_range is None:
+        largest = a.abs().amax(dim=-1).clamp(min=_SMALLEST_MAGNITUDE)
+        scale, zero_point = largest * torch.tensor(1 / 127), a.new_zeros(())
+    else:
+        scale, zero_point = input_range[0].expand(a.size(0)), input_range[1]
+    steps = a * scale.reciprocal()[:, None]
+    low, high = -128 - zero_point, 127 - zero_point
+    values = steps.where(steps == steps, low).clamp(low, high).round() + zero_point
+    return values.to(torch.int8), scale.contiguous()
+
+
+def as_stored(
+    rows: torch.Tensor, input_range: torch.Tensor | None, group: int | None = None
+) -> torch.Tensor:
+    """Return the numbers, of the rows' dtype, that their int8 means.
+
+    Args:
+        rows: `[M, K]`.
+        input_range: scale and zero point, if they are known.
+        group: how many columns share a scale, without a range; None for all of a row.
+    """
+    parts = []
+    for columns in rows.split(rows.size(1) if group is None else group, dim=1):
+        values, scale = quantize_activations(columns, input_range)
+        zero_point = 0 if input_range is None else input_range[1].to(rows.dtype)
+        parts.append((values.to(rows.dtype) - zero_point) * scale[:, None].to(rows.dtype))
+    return torch.cat(parts, dim=1)
 
 
 def linear(x: torch.Tensor, w: torch.Tensor, expert: int) -> torch.Tensor:
@@ -241,8 +293,13 @@ def grouped_gemm(
     swiglu_limit: torch.Tensor | None = None,
     row_scale: torch.Tensor | None = None,
     dtype: torch.dtype = torch.float32,
+    int8: bool = False,
+    w_input: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return `[M, N]`, or `[M, N / 2]` if gated; rows that no expert owns are zero."""
+    """Return `[M, N]`, or `[M, N / 2]` if gated; rows that no expert owns are zero.
+
+    `int8` stores activations as int8, of the range `w_input` if that is known.
+    """
     gated = epilogue in ("swiglu", "gated")
     num_rows = a.size(0) if row_index is None else row_index.size(0)
     num_columns = w.size(1) // 2 if gated else w.size(1)
@@ -252,6 +309,8 @@ def grouped_gemm(
         rows = torch.arange(offsets[expert], offsets[expert + 1], device=a.device)
         pairs = rows if row_index is None else row_index[rows]
         x = a[pairs if row_index is None else pairs // top_k].to(dtype)
+        if int8:
+            x = as_stored(x, w_input)
         if row_scale is not None:
             x = x * row_scale[pairs, None].to(dtype)
         out[rows] = activate(

@@ -6,11 +6,25 @@
 namespace sm80moe {
 
 // Packed weights are laid out for the kernels; stored_numbers.cuh says how.
-enum class WeightFormat { kDense, kInt8, kInt8Group, kInt4, kFp8, kMxfp4 };
+enum class WeightFormat {
+  kDense,
+  kInt8,
+  kInt8Group,
+  kInt4,
+  kFp8,
+  kMxfp4,
+  // For int8 activations; the last: those that have scales for groups of columns.
+  kInt8Rows,
+  kInt8RowGroups
+};
 
-// Bits that a weight takes.
+constexpr bool meets_int8(WeightFormat format) {
+  return format == WeightFormat::kInt8Rows || format == WeightFormat::kInt8RowGroups;
+}
+
+// Bits that a weight takes, or two of them where the reduction counts pairs.
 constexpr int weight_bits(WeightFormat format) {
-  if (format == WeightFormat::kDense) return 16;
+  if (format == WeightFormat::kDense || meets_int8(format)) return 16;
   return format == WeightFormat::kInt4 || format == WeightFormat::kMxfp4 ? 4 : 8;
 }
 

@@ -17,6 +17,7 @@ struct WarpTile {
   int expert;
   int row0, row_step, row_end;
   int col0;
+  void* scratch;  // shared memory of the CTA: the policy's kScratchBytes
 
   // This lane's row in half 0 or 1 of a block of 16.
   SM80MOE_DEVICE int row(int block, int half) const {
@@ -82,16 +83,18 @@ struct StoreEpilogue {
   static constexpr bool has_registers() {
     return true;
   }
+  template <class Config>
+  static constexpr int kScratchBytes = 0;
   static void prepare(GroupedGemmArgs&, int) {}
   SM80MOE_DEVICE static TileColumns columns(const GroupedGemmArgs& args, int cta_n) {
     return {args.n, cta_n, 0};
   }
 
-  template <class T, int kWarpN, class Accumulator>
+  template <class T, class Config, class Accumulator>
   SM80MOE_DEVICE static void store(const GroupedGemmArgs& args, const TileColumns& columns,
                                    const WarpTile& tile, Accumulator& acc) {
-    store_accumulators<T, StoreEpilogue, kWarpN>(static_cast<T*>(args.out), columns.total, acc,
-                                                 tile);
+    T* out = static_cast<T*>(args.out);
+    store_accumulators<T, StoreEpilogue, Config::kWarpN>(out, columns.total, acc, tile);
   }
 
   template <int kMmasN>
@@ -110,16 +113,18 @@ struct SwigluEpilogue {
   static constexpr bool has_registers() {
     return true;
   }
+  template <class Config>
+  static constexpr int kScratchBytes = 0;
   static void prepare(GroupedGemmArgs&, int) {}
   SM80MOE_DEVICE static TileColumns columns(const GroupedGemmArgs& args, int cta_n) {
     return {args.n / 2, cta_n / 2, 0};
   }
 
-  template <class T, int kWarpN, class Accumulator>
+  template <class T, class Config, class Accumulator>
   SM80MOE_DEVICE static void store(const GroupedGemmArgs& args, const TileColumns& columns,
                                    const WarpTile& tile, Accumulator& acc) {
-    store_accumulators<T, SwigluEpilogue, kWarpN>(static_cast<T*>(args.out), columns.total, acc,
-                                                  tile);
+    T* out = static_cast<T*>(args.out);
+    store_accumulators<T, SwigluEpilogue, Config::kWarpN>(out, columns.total, acc, tile);
   }
 
   template <int kMmasN>

@@ -23,6 +23,8 @@ struct GeneralEpilogue {
   static constexpr bool has_registers() {
     return Config::kMmasM * Config::kMmasN * 4 <= 128;
   }
+  template <class Config>
+  static constexpr int kScratchBytes = 0;
   // What follows from the tile's width is an argument, and takes no register in the main loop.
   static void prepare(GroupedGemmArgs& args, int cta_n) {
     const int half = cta_n / 2;
@@ -35,21 +37,16 @@ struct GeneralEpilogue {
     return args.columns;
   }
 
-  template <class T, int kWarpN, int kMmasM, int kMmasN>
+  template <class T, class Config, int kMmasM, int kMmasN>
   SM80MOE_DEVICE static void store(const GroupedGemmArgs& args, const TileColumns& columns,
                                    const WarpTile& tile, float (&acc)[kMmasM][kMmasN][4]) {
     scale_rows(args, tile, acc);
-    add_biases<T, Columns<kWarpN>>(args, columns, tile, acc);
+    add_biases<T, Columns<Config::kWarpN>>(args, columns, tile, acc);
     activate(args, tile, acc);
-    T* out = static_cast<T*>(args.out);
-    store_accumulators<T, Gates, kWarpN>(out, columns.total, acc, tile);
-    if (args.gated) return;
-    WarpTile further = tile;
-    further.col0 += columns.up;
-    store_accumulators<T, Ups, kWarpN>(out, columns.total, acc, further);
+    store_halves<T, Config::kWarpN>(args, columns, tile, acc);
   }
 
- private:
+ protected:
   // What store_accumulators takes of the accumulators: every other block.
   template <int kFirst>
   struct EveryOther {
@@ -63,6 +60,21 @@ struct GeneralEpilogue {
   using Gates = EveryOther<0>;
   using Ups = EveryOther<1>;
 
+  template <class T, int kWarpN, int kMmasM, int kMmasN>
+  SM80MOE_DEVICE static void store_halves(const GroupedGemmArgs& args, const TileColumns& columns,
+                                          const WarpTile& tile,
+                                          const float (&acc)[kMmasM][kMmasN][4]) {
+    T* out = static_cast<T*>(args.out);
+    store_accumulators<T, Gates, kWarpN>(out, columns.total, acc, tile);
+    if (args.gated) return;
+    store_accumulators<T, Ups, kWarpN>(out, columns.total, acc, second_half(columns, tile));
+  }
+  SM80MOE_DEVICE static WarpTile second_half(const TileColumns& columns, const WarpTile& tile) {
+    WarpTile further = tile;
+    further.col0 += columns.up;
+    return further;
+  }
+
   template <int kMmasM, int kMmasN>
   SM80MOE_DEVICE static void scale_rows(const GroupedGemmArgs& args, const WarpTile& tile,
                                         float (&acc)[kMmasM][kMmasN][4]) {
@@ -73,7 +85,9 @@ struct GeneralEpilogue {
       for (int half = 0; half < 2; ++half) {
         const int row = tile.row(i, half);
         if (row >= tile.row_end) continue;
-        const float factor = row_scale(args, row);
+        const float factor = of_row(args, row, [&](int source, int choice) {
+          return args.row_scale[source * args.row_scale_stride + choice];
+        });
 #pragma unroll
         for (int j = 0; j < kMmasN; ++j) {
           acc[i][j][half * 2] *= factor;
@@ -82,13 +96,15 @@ struct GeneralEpilogue {
       }
   }
 
-  SM80MOE_DEVICE static float row_scale(const GroupedGemmArgs& args, int row) {
+  // factor(source row, which of its pairs) of a row of the result.
+  template <class Factor>
+  SM80MOE_DEVICE static float of_row(const GroupedGemmArgs& args, int row, const Factor& factor) {
     const int pair = args.row_index ? args.row_index[row] : row;
     const int source = args.row_index ? pair / args.top_k : row;
     const int choice = args.row_index ? pair - source * args.top_k : 0;
     // An index that the caller got wrong has read a row of zeros.
     if (pair < 0 || source >= args.num_source_rows) return 0;
-    return args.row_scale[source * args.row_scale_stride + choice];
+    return factor(source, choice);
   }
 
   template <class T, class Columns, int kMmasM, int kMmasN>
@@ -161,34 +177,33 @@ struct GeneralEpilogue {
   }
 };
 
+// Takes the first block of rows out of accumulators, which move up.
+template <class Sum, int kMmasM, int kMmasN>
+SM80MOE_DEVICE void take_first(Sum (&block)[kMmasN][4], Sum (&acc)[kMmasM][kMmasN][4]) {
+#pragma unroll
+  for (int j = 0; j < kMmasN; ++j)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      block[j][e] = acc[0][j][e];
+#pragma unroll
+      for (int i = 1; i < kMmasM; ++i) acc[i - 1][j][e] = acc[i][j][e];
+    }
+}
+
 // The same for packed weights, of which there are many formats: it is compiled for one block of
 // rows, and blocks take turns in a loop, in which the accumulators move up. All options for all
 // blocks at once would be most of what the compiler has to do; beside the mainloop the moves are
 // nothing.
 struct BlockwiseEpilogue : GeneralEpilogue {
-  template <class T, int kWarpN, int kMmasM, int kMmasN>
+  template <class T, class Config, int kMmasM, int kMmasN>
   SM80MOE_DEVICE static void store(const GroupedGemmArgs& args, const TileColumns& columns,
                                    WarpTile tile, float (&acc)[kMmasM][kMmasN][4]) {
 #pragma unroll 1
     for (; tile.row0 < tile.row_end; tile.row0 += tile.row_step) {
       float block[1][kMmasN][4];
       take_first(block[0], acc);
-      GeneralEpilogue::store<T, kWarpN>(args, columns, tile, block);
+      GeneralEpilogue::store<T, Config>(args, columns, tile, block);
     }
-  }
-
- private:
-  template <int kMmasM, int kMmasN>
-  SM80MOE_DEVICE static void take_first(float (&block)[kMmasN][4],
-                                        float (&acc)[kMmasM][kMmasN][4]) {
-#pragma unroll
-    for (int j = 0; j < kMmasN; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        block[j][e] = acc[0][j][e];
-#pragma unroll
-        for (int i = 1; i < kMmasM; ++i) acc[i - 1][j][e] = acc[i][j][e];
-      }
   }
 };
 

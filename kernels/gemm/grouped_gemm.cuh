@@ -1,32 +1,41 @@
 #pragma once
 // The kernel: tiles x mainloop x epilogue, composition only.
 
+#include <type_traits>
+
 #include "gemm/column_scale.cuh"
 #include "gemm/epilogue.cuh"
+#include "gemm/group_sum_mainloop.cuh"
 #include "gemm/mainloop.cuh"
 #include "gemm/reduce_warps.cuh"
 
 namespace sm80moe::gemm {
 
-// Dynamic shared memory: the ring, the accumulators of split reductions, the queue of tiles, the
-// scheduler's list.
+// Dynamic shared memory: the ring; what is for epilogues, the accumulators of split reductions
+// first; the queue of tiles; the scheduler's list.
 template <class Config, class T, class Weight, class Epilogue>
 struct GroupedGemmSmem {
   using Loader = StageLoader<Config, T, Weight, Epilogue>;
-  using Reduction = WarpReduction<Config::kWarpsK, Config::kWarpsM * Config::kWarpsN,
+  using Reduction = WarpReduction<Sum<T>, Config::kWarpsK, Config::kWarpsM * Config::kWarpsN,
                                   Config::kMmasM, Config::kMmasN>;
-  static constexpr int kReductionOffset = Loader::kRingBytes;
-  static constexpr int kQueueOffset = kReductionOffset + Reduction::kSmemBytes;
+  static constexpr int kScratchOffset = Loader::kRingBytes;
+  static constexpr int kScratchBytes =
+      max_of(Reduction::kSmemBytes, Epilogue::template kScratchBytes<Config>);
+  static constexpr int kQueueOffset = kScratchOffset + kScratchBytes;
   static constexpr int kSchedulerOffset = kQueueOffset + sizeof(TileQueueSlots);
   static constexpr int kFixedBytes = kQueueOffset;
 };
+
+template <class Config, class T, class Weight, class Epilogue>
+using LoopOf = std::conditional_t<kHasRowGroups<T>, GroupSumMainloop<Config, T, Weight, Epilogue>,
+                                  Mainloop<Config, T, Weight, Epilogue>>;
 
 template <class Config, class T, class Weight, class Epilogue>
 __global__ void __launch_bounds__(Config::kThreads)
     grouped_gemm_kernel(const __grid_constant__ GroupedGemmArgs args) {
   using Smem = GroupedGemmSmem<Config, T, Weight, Epilogue>;
   using Loader = typename Smem::Loader;
-  using Loop = Mainloop<Config, T, Weight, Epilogue>;
+  using Loop = LoopOf<Config, T, Weight, Epilogue>;
   extern __shared__ __align__(1024) uint8_t smem[];  // swizzling XORs address bits below a row
 
   const TileColumns columns = Epilogue::columns(args, Config::kCtaN);
@@ -46,16 +55,18 @@ __global__ void __launch_bounds__(Config::kThreads)
     mainloop.run(num_k_tiles, tile.m_end - tile.m_begin, acc);
     const int claimed = tiles.claim();
 
-    Smem::Reduction::run(acc, reinterpret_cast<float*>(smem + Smem::kReductionOffset));
+    void* scratch = smem + Smem::kScratchOffset;
+    Smem::Reduction::run(acc, static_cast<Sum<T>*>(scratch));
     const int warp = warp_index();
     if (Loop::warp_k(warp) > 0) continue;  // thread 0 goes on
     const int col0 =
         tile.tile_n * columns.per_tile + Loop::warp_col(warp) / Epilogue::kTileRowsPerColumn;
-    const WarpTile warp_tile{tile.expert, tile.m_begin + Loop::warp_row(warp),
-                             Config::kRowsPerBlock, tile.m_end, col0};
+    const WarpTile warp_tile{
+        tile.expert, tile.m_begin + Loop::warp_row(warp), Config::kRowsPerBlock, tile.m_end, col0,
+        scratch};
     if constexpr (Weight::kIsPacked)
       scale_columns<Config, Weight, typename Loader::Columns>(args, columns, warp_tile, acc);
-    Epilogue::template store<T, Config::kWarpN>(args, columns, warp_tile, acc);
+    Epilogue::template store<T, Config>(args, columns, warp_tile, acc);
     tiles.announce(claimed);
   }
   ptx::cp_async_wait<0>();  // what is left of the ring: zeros that nobody reads

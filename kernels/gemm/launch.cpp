@@ -31,6 +31,10 @@ const LaunchTable& launch_table_for(ElementType type, WeightFormat format, Epilo
       return bf16 ? kBf16Fp8 : kFp16Fp8;
     case WeightFormat::kMxfp4:
       return bf16 ? kBf16Mxfp4 : kFp16Mxfp4;
+    case WeightFormat::kInt8Rows:
+      return kInt8Rows;
+    case WeightFormat::kInt8RowGroups:
+      return kInt8RowGroups;
     default:
       return dense_table(type, epilogue);
   }

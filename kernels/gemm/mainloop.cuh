@@ -2,6 +2,7 @@
 // The consumer side of the ring: fragments, mma, and the order in which they overlap.
 
 #include "common/warp.cuh"
+#include "gemm/element.cuh"
 #include "gemm/stage_loader.cuh"
 
 namespace sm80moe::gemm {
@@ -15,7 +16,7 @@ class Mainloop {
   using Loader = StageLoader<Config, T, Weight, Epilogue>;
   using ATile = typename Loader::ATile;
   using WTile = typename Loader::WTile;
-  using Accumulator = float[Config::kMmasM][Config::kMmasN][4];
+  using Accumulator = Sum<T>[Config::kMmasM][Config::kMmasN][4];
 
   SM80MOE_DEVICE Mainloop(const GroupedGemmArgs& args, Loader& loader, uint32_t ring)
       : loader_(loader), ring_(ring), stage_(ring), groups_(args, warp_col(warp_index())) {
@@ -221,7 +222,7 @@ class Mainloop {
     for (int i = 0; i < Config::kMmasN; ++i) {
       const int column = block % 2 == 0 ? i : Config::kMmasN - 1 - i;
       const uint32_t* w = w_frag_[step % 2][column / 2] + column % 2 * 2;
-      ptx::mma_m16n8k16(acc[block][column], a_frag_[step % kABuffers][block], w[0], w[1], T{});
+      multiply_add(acc[block][column], a_frag_[step % kABuffers][block], w[0], w[1], T{});
     }
   }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/epilogue_args.h"
+#include "common/int8.h"
 #include "common/packed_args.h"
 
 namespace sm80moe::gemm {
@@ -11,6 +12,24 @@ namespace sm80moe::gemm {
 // Columns of the result: in all, in a tile, and from that of a gate row to that of its up row.
 struct TileColumns {
   int total, per_tile, up;
+};
+
+// What a GEMM of int8 activations stores: 16-bit numbers, or the next GEMM's int8 activations, with
+// scales of groups that it finds, or of a known range.
+enum class Int8Output { k16Bit, kInt8Groups, kInt8Fixed };
+
+// What stands beside int8 activations. The scales of weight rows are with the packed weights; so,
+// as codes of four bytes, are the sums of weight rows, if activations have a zero point.
+struct Int8Args {
+  const float* row_scale;    // [num_source_rows] or [num_source_rows, groups]
+  int64_t row_scale_stride;  // from one row to the next; 0: all have the same
+  const Int8Range* range;    // of all activations, or null
+  bool is_bfloat16;          // the 16-bit type, of biases too
+  Int8Output output;
+  int out_stride;              // int8_row_bytes(columns)
+  int out_groups;              // int8_groups(columns)
+  float* out_scale;            // [num_rows, out_groups]
+  const Int8Range* out_range;  // or null
 };
 
 // out[m, :] = epilogue(A[source(m), :] @ W[e].T)   for m in [expert_offsets[e],
@@ -40,6 +59,7 @@ struct GroupedGemmArgs {
   const float* row_scale;    // [num_source_rows, top_k], of a row's pair; null stands for 1
   int64_t row_scale_stride;  // from one source row to the next
   PackedArgs packed;
+  Int8Args int8;
 };
 
 // The numbers that the operators take. The first two know nothing of options.

@@ -7,31 +7,31 @@ namespace sm80moe::gemm {
 
 // Warps come in kWarpsK groups of kGroupWarps. Afterwards group 0 holds the sum, added in group
 // order, so the result never depends on timing. `smem` is free again after the CTA's next barrier.
-template <int kWarpsK, int kGroupWarps, int kMmasM, int kMmasN>
+template <class Sum, int kWarpsK, int kGroupWarps, int kMmasM, int kMmasN>
 struct WarpReduction {
-  static constexpr int kFloatsPerWarp = kMmasM * kMmasN * 4 * kWarpSize;
+  static constexpr int kSumsPerWarp = kMmasM * kMmasN * 4 * kWarpSize;
   static constexpr int kSmemBytes =
-      (kWarpsK - 1) * kGroupWarps * kFloatsPerWarp * static_cast<int>(sizeof(float));
+      (kWarpsK - 1) * kGroupWarps * kSumsPerWarp * static_cast<int>(sizeof(Sum));
 
-  SM80MOE_DEVICE static void run(float (&acc)[kMmasM][kMmasN][4], float* smem) {
+  SM80MOE_DEVICE static void run(Sum (&acc)[kMmasM][kMmasN][4], Sum* smem) {
     if constexpr (kWarpsK == 1) return;
     const int group = warp_index() / kGroupWarps;
     if (group > 0) {
-      float* mine = smem + (warp_index() - kGroupWarps) * kFloatsPerWarp + lane_index();
-      for_each(acc, [&](float& value, int i) { mine[i * kWarpSize] = value; });
+      Sum* mine = smem + (warp_index() - kGroupWarps) * kSumsPerWarp + lane_index();
+      for_each(acc, [&](Sum& value, int i) { mine[i * kWarpSize] = value; });
     }
     __syncthreads();
     if (group > 0) return;
     for (int other = 1; other < kWarpsK; ++other) {
-      const float* theirs =
-          smem + ((other - 1) * kGroupWarps + warp_index()) * kFloatsPerWarp + lane_index();
-      for_each(acc, [&](float& value, int i) { value += theirs[i * kWarpSize]; });
+      const Sum* theirs =
+          smem + ((other - 1) * kGroupWarps + warp_index()) * kSumsPerWarp + lane_index();
+      for_each(acc, [&](Sum& value, int i) { value += theirs[i * kWarpSize]; });
     }
   }
 
  private:
   template <class Visit>
-  SM80MOE_DEVICE static void for_each(float (&acc)[kMmasM][kMmasN][4], Visit&& visit) {
+  SM80MOE_DEVICE static void for_each(Sum (&acc)[kMmasM][kMmasN][4], Visit&& visit) {
 #pragma unroll
     for (int i = 0; i < kMmasM; ++i)
 #pragma unroll

@@ -5,6 +5,7 @@
 #include "common/ptx.cuh"
 #include "common/smem_layout.cuh"
 #include "common/stored_numbers.cuh"
+#include "gemm/element.cuh"
 #include "gemm/problem.h"
 #include "gemm/tactics.h"
 
@@ -33,16 +34,18 @@ struct DenseWeight {
   }
 };
 
+// Few tactics, since there are many formats: one for streaming, one between, one of tall tiles.
+// Every element is added up in the order of the reduction, so a row's result is the same in all.
+constexpr bool has_packed_tactic(const Tactic& t) {
+  return t.warps_k == 1 && (t.cta_m < 128 || (t.cta_m == 128 && t.cta_n == 256));
+}
+
 // Weights of 8 or 4 bits, of which ldmatrix deals out the words of 32 rows at once.
 template <class Numbers>
 struct PackedWeight : Numbers {
   static constexpr bool kIsPacked = true;
 
-  // Few tactics, since there are many formats: one for streaming, one between, one of tall tiles.
-  // Every element is added up in the order of the reduction, so a row's result is the same in all.
-  static constexpr bool has_tactic(const Tactic& t) {
-    return t.warps_k == 1 && (t.cta_m < 128 || (t.cta_m == 128 && t.cta_n == 256));
-  }
+  static constexpr bool has_tactic(const Tactic& t) { return has_packed_tactic(t); }
 
   // Of rows [row, row + 32).
   template <class Tile>
@@ -54,6 +57,14 @@ struct PackedWeight : Numbers {
   SM80MOE_DEVICE static void load_raw(uint32_t (&raw)[4], uint32_t address) {
     ptx::ldmatrix_x4(raw, address);
   }
+};
+
+// int8 as it is, for int8 activations, which have scales for groups of columns or not.
+template <class T>
+struct Int8PairWeight : DenseWeight<T> {
+  static constexpr WeightFormat kFormat =
+      kHasRowGroups<T> ? WeightFormat::kInt8RowGroups : WeightFormat::kInt8Rows;
+  static constexpr bool has_tactic(const Tactic& t) { return has_packed_tactic(t); }
 };
 
 template <class T>

@@ -124,9 +124,9 @@ class GroupReader {
   }
 
   // Before the sums of the slice at depth k, the stage's slice number `slice`.
-  template <int kMmasM>
+  template <class Sum, int kMmasM>
   SM80MOE_DEVICE void begin_sums(uint32_t tile, int slice, int k,
-                                 float (&acc)[kMmasM][Config::kMmasN][4]) const {
+                                 Sum (&acc)[kMmasM][Config::kMmasN][4]) const {
     if constexpr (Weight::kHasGroupScales) {
       if (!changes_units(args_.packed, k, args_.k)) return;
 #pragma unroll

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "decode/decode.h"
+#include "ops/int8_rows.h"
 #include "ops/packed_weight.h"
 #include "ops/run_gemm.h"
 #include "ops/settings.h"
@@ -49,6 +50,7 @@ struct Layer {
   WeightFormat weight_format() const {
     return packed ? packed_format(packed->w13) : WeightFormat::kDense;
   }
+  bool is_w8a8() const { return meets_int8(weight_format()); }
   // Whether the first GEMM does nothing but SwiGLU, in whatever order.
   bool is_plain() const {
     return options.gated && epilogue().is_plain() && !options.apply_router_weight_on_input;
@@ -77,6 +79,10 @@ void check_packed_weights(const Checker& check, const Layer& layer) {
   check_packed(check, "w2", layer.w2, layer.packed->w2, layer.intermediate_size(), "hidden_states",
                x);
   check.shape("w2", layer.w2, {layer.num_experts(), layer.hidden_size(), layer.w2.size(2)});
+  const bool is_static = layer.packed->w13.input.has_value();
+  if (layer.packed->w2.input.has_value() != is_static)
+    check.fail("w2_input must be ", is_static ? "a tensor" : "None", " like w13_input, got ",
+               is_static ? "None" : "a tensor");
 }
 
 void check_layer(const Checker& check, const Layer& layer) {
@@ -231,6 +237,38 @@ gemm::GroupedGemmArgs second_gemm(const Chunk& chunk, const Workspace& work) {
   return args;
 }
 
+// The first GEMM's activations as int8, in memory that the second GEMM will write.
+Int8Rows first_int8(const Chunk& chunk, const Workspace& work) {
+  return {work.expert_rows, chunk.num_tokens, chunk.layer.hidden_size(), 1};
+}
+Int8Rows second_int8(const Chunk& chunk, const Workspace& work) {
+  const int64_t columns = chunk.layer.intermediate_size();
+  return {work.intermediate, chunk.num_rows(), columns, int8_groups(columns)};
+}
+
+// The first GEMM of int8 activations: it stores those of the second.
+gemm::GroupedGemmArgs first_int8_gemm(const Chunk& chunk, const Workspace& work, ElementType type) {
+  const PackedWeights& packed = *chunk.layer.packed;
+  gemm::GroupedGemmArgs args = first_gemm(chunk, work);
+  set_int8_rows(args, first_int8(chunk, work), int8_range(packed.w13.input), type);
+  const Int8Rows out = second_int8(chunk, work);
+  args.int8.out_stride = static_cast<int>(out.row_bytes());
+  args.int8.out_groups = static_cast<int>(out.groups);
+  args.int8.out_scale = out.scale();
+  args.int8.out_range = int8_range(packed.w2.input);
+  args.int8.output = packed.w2.input ? gemm::Int8Output::kInt8Fixed : gemm::Int8Output::kInt8Groups;
+  return args;
+}
+
+gemm::GroupedGemmArgs second_int8_gemm(const Chunk& chunk, const Workspace& work,
+                                       ElementType type) {
+  const Int8Range* range = int8_range(chunk.layer.packed->w2.input);
+  gemm::GroupedGemmArgs args = second_gemm(chunk, work);
+  set_int8_rows(args, second_int8(chunk, work), range, type);
+  if (range == nullptr) args.packed.format = WeightFormat::kInt8RowGroups;
+  return args;
+}
+
 cudaError_t combine(const DeviceScope& device, const Chunk& chunk, const Workspace& work,
                     ElementType type) {
   const Layer& layer = chunk.layer;
@@ -319,9 +357,10 @@ decode::LayerArgs decode_args(const Chunk& chunk, const Workspace& work) {
 bool is_decode(const DeviceScope& device, const Layer& layer) {
   const bool is_free =
       layer.tactic_w13 == kSelect && layer.tactic_w2 == kSelect && !layer.options.batch_invariant;
-  return is_free && layer.shape().num_rows() <=
-                        decode::max_pairs(device.info(), layer.num_experts(), layer.hidden_size(),
-                                          layer.intermediate_size(), layer.weight_format());
+  return is_free && !layer.is_w8a8() &&
+         layer.shape().num_rows() <=
+             decode::max_pairs(device.info(), layer.num_experts(), layer.hidden_size(),
+                               layer.intermediate_size(), layer.weight_format());
 }
 
 void run_chunk(const Checker& check, const DeviceScope& device, const Chunk& chunk,
@@ -338,10 +377,14 @@ void run_chunk(const Checker& check, const DeviceScope& device, const Chunk& chu
                                           : gemm::EpilogueKind::kUngated;
   const auto among = layer.options.batch_invariant ? gemm::Tactics::kOneOrder : gemm::Tactics::kAll;
   device.check_cuda(sort(device, chunk, work));
-  run_gemm(check, device, first_gemm(chunk, work), type, kind, "tactic_w13", layer.tactic_w13,
-           among);
-  run_gemm(check, device, second_gemm(chunk, work), type, gemm::EpilogueKind::kStore, "tactic_w2",
-           layer.tactic_w2, among);
+  const bool is_w8a8 = layer.is_w8a8();
+  if (is_w8a8)
+    quantize_rows(device, chunk.hidden_states, layer.hidden_states.stride(0), type,
+                  int8_range(layer.packed->w13.input), first_int8(chunk, work));
+  run_gemm(check, device, is_w8a8 ? first_int8_gemm(chunk, work, type) : first_gemm(chunk, work),
+           type, kind, "tactic_w13", layer.tactic_w13, among);
+  run_gemm(check, device, is_w8a8 ? second_int8_gemm(chunk, work, type) : second_gemm(chunk, work),
+           type, gemm::EpilogueKind::kStore, "tactic_w2", layer.tactic_w2, among);
   device.check_cuda(combine(device, chunk, work, type));
 }
 
@@ -403,6 +446,7 @@ Tensor fused_moe_quantized(Tensor hidden_states, Tensor w13, Tensor w13_scale,
                            std::optional<Tensor> w13_codes, Tensor w2, Tensor w2_scale,
                            std::optional<Tensor> w2_codes, Tensor topk_weights, Tensor topk_ids,
                            int64_t weight_format, int64_t group_size,
+                           std::optional<Tensor> w13_input, std::optional<Tensor> w2_input,
                            std::optional<Tensor> expert_map, std::optional<Tensor> w13_bias,
                            std::optional<Tensor> w2_bias, bool gated, int64_t activation,
                            int64_t gate_up_order, std::optional<Tensor> swiglu_alpha,
@@ -415,7 +459,8 @@ Tensor fused_moe_quantized(Tensor hidden_states, Tensor w13, Tensor w13_scale,
       gate_up_order, swiglu_alpha,   swiglu_beta, swiglu_limit, apply_router_weight_on_input,
       residual,      batch_invariant};
   const PackedScheme scheme{weight_format, group_size};
-  const PackedWeights packed{{w13_scale, w13_codes, scheme}, {w2_scale, w2_codes, scheme}};
+  const PackedWeights packed{{w13_scale, w13_codes, scheme, w13_input},
+                             {w2_scale, w2_codes, scheme, w2_input}};
   const Layer layer{hidden_states, w13,        w2,        topk_weights, topk_ids,
                     options,       tactic_w13, tactic_w2, &packed};
   return run_new(check, layer);
@@ -425,6 +470,7 @@ void fused_moe_quantized_out(Tensor hidden_states, Tensor w13, Tensor w13_scale,
                              std::optional<Tensor> w13_codes, Tensor w2, Tensor w2_scale,
                              std::optional<Tensor> w2_codes, Tensor topk_weights, Tensor topk_ids,
                              int64_t weight_format, int64_t group_size, Tensor out,
+                             std::optional<Tensor> w13_input, std::optional<Tensor> w2_input,
                              std::optional<Tensor> expert_map, std::optional<Tensor> w13_bias,
                              std::optional<Tensor> w2_bias, bool gated, int64_t activation,
                              int64_t gate_up_order, std::optional<Tensor> swiglu_alpha,
@@ -437,7 +483,8 @@ void fused_moe_quantized_out(Tensor hidden_states, Tensor w13, Tensor w13_scale,
       gate_up_order, swiglu_alpha,   swiglu_beta, swiglu_limit, apply_router_weight_on_input,
       residual,      batch_invariant};
   const PackedScheme scheme{weight_format, group_size};
-  const PackedWeights packed{{w13_scale, w13_codes, scheme}, {w2_scale, w2_codes, scheme}};
+  const PackedWeights packed{{w13_scale, w13_codes, scheme, w13_input},
+                             {w2_scale, w2_codes, scheme, w2_input}};
   const Layer layer{hidden_states, w13,        w2,        topk_weights, topk_ids,
                     options,       tactic_w13, tactic_w2, &packed};
   run_into(check, layer, out);

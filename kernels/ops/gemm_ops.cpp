@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "ops/int8_rows.h"
 #include "ops/packed_weight.h"
 #include "ops/run_gemm.h"
 
@@ -40,6 +41,7 @@ struct GemmCall {
   bool is_gated() const { return gemm::is_gated(kind()); }
   int64_t gates() const { return is_gated() ? 2 : 1; }
   int64_t num_rows() const { return row_index ? row_index->size(0) : a.size(0); }
+  bool is_w8a8() const { return packed && meets_int8(packed_format(*packed)); }
 };
 
 void check_weights(const Checker& check, const GemmCall& call) {
@@ -85,6 +87,19 @@ void check_call(const Checker& check, const GemmCall& call) {
   }
 }
 
+// The call's activations as int8; the tensor is their memory.
+Tensor quantize_input(const DeviceScope& device, const GemmCall& call,
+                      gemm::GroupedGemmArgs& args) {
+  const Tensor& a = call.a;
+  const Int8Range* range = int8_range(call.packed->input);
+  Int8Rows rows{nullptr, a.size(0), a.size(1), 1};
+  Tensor memory = device.empty({rows.size()}, ScalarType::Byte);
+  rows.memory = memory.data_ptr();
+  quantize_rows(device, a.data_ptr(), a.stride(0), element_type(a), range, rows);
+  set_int8_rows(args, rows, range, element_type(a));
+  return memory;
+}
+
 Tensor run_call(const Checker& check, const GemmCall& call) {
   const Tensor& a = call.a;
   const DeviceScope device(check, a);
@@ -103,6 +118,8 @@ Tensor run_call(const Checker& check, const GemmCall& call) {
   set_weights(args, call.w, rows);
   if (call.packed) set_packed(args, *call.packed, rows, a.size(1));
   set_activations(args, a.data_ptr(), a.size(0), a.stride(0));
+  std::optional<Tensor> int8_rows;
+  if (call.is_w8a8() && a.size(0) > 0) int8_rows = quantize_input(device, call, args);
   args.expert_offsets = static_cast<const int32_t*>(call.expert_offsets.data_ptr());
   if (call.row_index) args.row_index = static_cast<const int32_t*>(call.row_index->data_ptr());
   args.tile_counter = static_cast<int32_t*>(tile_counter.data_ptr());
@@ -136,15 +153,16 @@ Tensor grouped_gemm(Tensor a, Tensor w, Tensor expert_offsets, std::optional<Ten
 
 Tensor grouped_gemm_quantized(Tensor a, Tensor w, Tensor w_scale, std::optional<Tensor> w_codes,
                               Tensor expert_offsets, std::optional<Tensor> row_index,
-                              int64_t weight_format, int64_t group_size, int64_t top_k,
-                              int64_t epilogue, std::optional<Tensor> bias, int64_t activation,
-                              int64_t gate_up_order, std::optional<Tensor> swiglu_alpha,
-                              std::optional<Tensor> swiglu_beta, std::optional<Tensor> swiglu_limit,
-                              std::optional<Tensor> row_scale, int64_t tactic) {
+                              int64_t weight_format, int64_t group_size,
+                              std::optional<Tensor> w_input, int64_t top_k, int64_t epilogue,
+                              std::optional<Tensor> bias, int64_t activation, int64_t gate_up_order,
+                              std::optional<Tensor> swiglu_alpha, std::optional<Tensor> swiglu_beta,
+                              std::optional<Tensor> swiglu_limit, std::optional<Tensor> row_scale,
+                              int64_t tactic) {
   const Checker check("grouped_gemm_quantized");
   const EpilogueOptions options{bias,         activation,  gate_up_order,
                                 swiglu_alpha, swiglu_beta, swiglu_limit};
-  const PackedWeight packed{w_scale, w_codes, {weight_format, group_size}};
+  const PackedWeight packed{w_scale, w_codes, {weight_format, group_size}, w_input};
   const GemmCall call{a,        w,       expert_offsets, row_index, top_k,
                       epilogue, options, row_scale,      tactic,    &packed};
   check_call(check, call);

@@ -6,6 +6,7 @@
 #include "ops/fused_moe.h"
 #include "ops/gemm_ops.h"
 #include "ops/grouped_mm.h"
+#include "ops/int8_rows.h"
 #include "ops/routing_ops.h"
 #include "ops/settings.h"
 #include "ops/tactic_ops.h"
@@ -34,6 +35,7 @@ SM80MOE_LIBRARY_IMPL(SM80MOE_NAMESPACE, CUDA, m) {
   m.impl("grouped_gemm", TORCH_BOX(&ops::grouped_gemm));
   m.impl("grouped_mm", TORCH_BOX(&ops::grouped_mm));
   m.impl("grouped_gemm_quantized", TORCH_BOX(&ops::grouped_gemm_quantized));
+  m.impl("quantize_activations", TORCH_BOX(&ops::quantize_activations));
   m.impl("combine", TORCH_BOX(&ops::combine));
 }
 

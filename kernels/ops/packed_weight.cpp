@@ -2,11 +2,14 @@
 
 #include <limits>
 
+#include "ops/int8_rows.h"
+
 namespace sm80moe::ops {
 namespace {
 
-enum class StoredFormat { kInt8, kInt4, kFp8, kMxfp4 };  // in the order of packing.WEIGHT_FORMATS
-constexpr int64_t kNumFormats = 4;
+// In the order of _options.WEIGHT_FORMATS.
+enum class StoredFormat { kInt8, kInt4, kFp8, kMxfp4, kW8A8 };
+constexpr int64_t kNumFormats = 5;
 constexpr int64_t kChunkBytes = 16, kCodesMultiple = 4;
 constexpr int64_t kMxfp4Group = 32;
 
@@ -33,6 +36,24 @@ void check_scheme(const Checker& check, const PackedScheme& scheme) {
     check.fail("group_size must be 0, 32, 64 or 128, got ", size);
   if (stored_format(scheme) == StoredFormat::kMxfp4 && size != kMxfp4Group)
     check.fail("group_size must be ", kMxfp4Group, " for mxfp4, got ", size);
+  if (stored_format(scheme) == StoredFormat::kW8A8 && size != 0)
+    check.fail("group_size must be 0 for w8a8, got ", size);
+}
+
+// Sums of weight rows are there for the zero point that a known range may have.
+void check_input(const Checker& check, const std::string& name, const PackedWeight& packed,
+                 int64_t k, const char* leader_name, const Tensor& leader) {
+  const std::string input_name = name + "_input", codes_name = name + "_codes";
+  if (stored_format(packed.scheme) != StoredFormat::kW8A8) {
+    if (packed.input) check.fail(input_name, " must be None unless w8a8, got a tensor");
+    return;
+  }
+  check.between((name + "'s depth").c_str(), k, 1, kMaxInt8Depth, "the most of w8a8");
+  check_int8_range(check, input_name.c_str(), packed.input, leader_name, leader);
+  if (packed.input && !packed.codes)
+    check.fail(codes_name, " must be a tensor beside ", input_name, ", got None");
+  if (!packed.input && packed.codes)
+    check.fail(codes_name, " must be None without ", input_name, ", got a tensor");
 }
 
 int group_shift(int64_t group_size) {
@@ -58,6 +79,8 @@ WeightFormat packed_format(const PackedWeight& packed) {
       return WeightFormat::kFp8;
     case StoredFormat::kMxfp4:
       return WeightFormat::kMxfp4;
+    case StoredFormat::kW8A8:
+      return WeightFormat::kInt8Rows;
     default:
       return packed.scheme.group_size == 0 && !packed.codes ? WeightFormat::kInt8
                                                             : WeightFormat::kInt8Group;
@@ -90,6 +113,7 @@ void check_packed(const Checker& check, const std::string& name, const Tensor& v
 
   if (format == StoredFormat::kFp8 && packed.codes)
     check.fail(codes_name, " must be None for fp8, got a tensor");
+  check_input(check, name, packed, k, leader_name, leader);
   if (is_mxfp4 && !packed.codes) check.fail(codes_name, " must be a tensor for mxfp4, got None");
   if (!packed.codes) return;
   check.dtype(codes_name.c_str(), *packed.codes, {ScalarType::Byte});
@@ -118,8 +142,9 @@ PackedArgs packed_args(const PackedWeight& packed, const ColumnRows& rows) {
 
 void set_packed(gemm::GroupedGemmArgs& args, const PackedWeight& packed, const ColumnRows& rows,
                 int64_t k) {
-  args.k = static_cast<int>(k);
   args.packed = packed_args(packed, rows);
+  // Int8 activations and their weights are counted in pairs.
+  args.k = static_cast<int>(meets_int8(args.packed.format) ? int8_row_bytes(k) / 2 : k);
 }
 
 }  // namespace sm80moe::ops

@@ -21,6 +21,7 @@ struct PackedWeight {
   const Tensor& scale;
   const std::optional<Tensor>& codes;
   PackedScheme scheme;
+  const std::optional<Tensor>& input;  // the range of int8 activations, if it is known
 };
 
 // Which kernels read it: int8 without groups and zero points has its own.

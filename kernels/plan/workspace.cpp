@@ -1,5 +1,7 @@
 #include "plan/workspace.h"
 
+#include <algorithm>
+
 namespace sm80moe::plan {
 
 WorkspaceLayout workspace_layout(const LayerShape& shape) {
@@ -12,10 +14,14 @@ WorkspaceLayout workspace_layout(const LayerShape& shape) {
     return begin;
   };
 
+  // Of so many columns int8, padded, and their scales take no more than 16-bit numbers do.
+  constexpr int64_t kLeastColumns = 16;
   const int64_t rows = shape.num_rows();
+  const int64_t intermediate_size = std::max(shape.intermediate_size, kLeastColumns);
+  const int64_t hidden_size = std::max(shape.hidden_size, kLeastColumns);
   WorkspaceLayout layout{};
-  layout.intermediate = place(rows * shape.intermediate_size * kElementBytes);
-  layout.expert_rows = place(rows * shape.hidden_size * kElementBytes);
+  layout.intermediate = place(rows * intermediate_size * kElementBytes);
+  layout.expert_rows = place(rows * hidden_size * kElementBytes);
   layout.expert_offsets = place((shape.num_experts + 1) * kIntBytes);
   layout.row_index = place(rows * kIntBytes);
   layout.row_position = place(rows * kIntBytes);

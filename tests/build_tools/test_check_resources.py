@@ -25,7 +25,10 @@ DECODE = replace(
 ROUTING = replace(GEMM, name="_ZN7sm80moe7routing11topk_kernelEv", instructions=Counter(LDG=1))
 
 
-@pytest.mark.parametrize("kernel", [GEMM, DECODE, ROUTING])
+INT8_GEMM = replace(GEMM, instructions=Counter(IMMA=64, LDGSTS=8, LDSM=16))
+
+
+@pytest.mark.parametrize("kernel", [GEMM, INT8_GEMM, DECODE, ROUTING])
 def test_a_good_kernel_has_no_problems(kernel: Kernel) -> None:
     assert kernel.problems() == []
 
@@ -39,7 +42,7 @@ def test_a_good_kernel_has_no_problems(kernel: Kernel) -> None:
         (replace(GEMM, threads=None), "must declare its __launch_bounds__"),
         (replace(GEMM, threads=384), "must fit an SM, got 384 threads x 255 registers"),
         (replace(GEMM, instructions=Counter(HMMA=1, LDSM=1)), "got no LDGSTS"),
-        (replace(GEMM, instructions=Counter(LDGSTS=1, LDSM=1)), "got no HMMA"),
+        (replace(GEMM, instructions=Counter(LDGSTS=1, LDSM=1)), "got no MMA"),
         (replace(DECODE, instructions=Counter(HMMA=1, LDG=1)), "got no LDGSTS"),
     ],
 )

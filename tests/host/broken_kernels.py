@@ -94,6 +94,8 @@ SCHEDULER = "gemm/tile_scheduler.cuh"
 EPILOGUE = "gemm/epilogue.cuh"
 FORMATS = "common/stored_numbers.cuh"
 DEQUANTIZE = "common/dequantize.cuh"
+INT8_STORE = "gemm/int8_store.cuh"
+GROUP_SUMS = "gemm/group_sum_mainloop.cuh"
 WEIGHT_GROUPS = "gemm/weight_groups.cuh"
 NIBBLES_OF_PART_0 = "b0 = nibble_pair<T>(raw + 0 * part, taken);"
 SORT = "routing/sort_by_expert.cu"
@@ -147,6 +149,21 @@ def broken_packed(name: str, edit: Edit, table: str, **options: object) -> Broke
         name,
         {"wrong-result", "uninitialised", "bank-conflicts", "out-of-bounds"},
         [edit],
+        options={"table": table, "tactic": 3, **shape},
+        instance=(table, 3),
+    )
+
+
+def broken_int8(
+    name: str, edit: Edit, checks: set[str], table: str = "kInt8Rows", **options: object
+) -> BrokenKernel:
+    """One mistake in what is made of int8 activations."""
+    shape = {"rows": [5, 17], "n": 272, "k": 328, "activation": 5, **options}
+    return BrokenKernel(
+        name,
+        checks,
+        [edit],
+        command="int8_gemm",
         options={"table": table, "tactic": 3, **shape},
         instance=(table, 3),
     )
@@ -419,6 +436,72 @@ BROKEN_KERNELS = [
         [Edit(SORT, "if (expert == 0 && its", "if (expert == 1000 && its")],
         command="sort",
         options={"tokens": 50, "invalid": 1},
+    ),
+    broken_int8(
+        "zero_point_of_activations_forgotten",
+        Edit("gemm/int8_epilogue.cuh", "zero_point != 0 ? zero_point * w_sums[w_row] : 0", "0"),
+        {"wrong-result"},
+        fixed=1,
+    ),
+    broken_int8(
+        "largest_of_one_warp",
+        Edit(INT8_STORE, "warp < kWarps; ++warp)", "warp < 1; ++warp)"),
+        {"wrong-result"},
+        output=1,
+    ),
+    broken_int8(
+        "largest_shared_without_barrier",
+        Edit(
+            INT8_STORE,
+            "share_largest(tile, largest, acc);\n    __syncthreads();",
+            "share_largest(tile, largest, acc);",
+        ),
+        {"race", "uninitialised", "wrong-result"},
+        output=1,
+    ),
+    broken_int8(
+        "padding_of_int8_rows_left_out",
+        Edit(INT8_STORE, "col >= args.int8.out_stride", "col >= args.columns.total"),
+        {"wrong-result"},
+        output=1,
+        gated=0,
+        n=264,
+    ),
+    broken_int8(
+        "scales_of_the_first_group_for_all",
+        Edit(GROUP_SUMS, "load_scales(scale, group, block);", "load_scales(scale, 0, block);"),
+        {"wrong-result"},
+        table="kInt8RowGroups",
+    ),
+    broken_int8(
+        "scales_read_when_the_stage_has_turned",
+        Edit(
+            GROUP_SUMS,
+            "stage_ + scales_lane_ + RowScales::offset(",
+            "Loader::next_stage(ring_, stage_) + scales_lane_ + RowScales::offset(",
+        ),
+        {"wrong-result", "in-flight", "race", "uninitialised"},
+        table="kInt8RowGroups",
+    ),
+    broken_int8(
+        "last_sums_never_added",
+        Edit(GROUP_SUMS, "    add_up(acc[kBlocks - 1], sums[kLast % 2], kParts - 1);\n", ""),
+        {"wrong-result"},
+        table="kInt8RowGroups",
+    ),
+    BrokenKernel(
+        "largest_of_a_row_of_one_warp",
+        {"wrong-result"},
+        [Edit("quantize/quantize.cu", "value = max_of(value, of_warp[warp]);", "")],
+        command="quantize",
+        options={"rows": 4, "columns": 2056, "type": "bf16"},
+    ),
+    BrokenKernel(
+        "padding_of_quantised_rows_left_out",
+        {"wrong-result"},
+        [Edit("quantize/quantize.cu", "col < args.values_stride;", "col < args.num_columns;")],
+        command="quantize",
+        options={"rows": 4, "columns": 72, "stride": 80, "type": "fp16"},
     ),
     broken_packed(
         "sign_of_int8_forgotten",

@@ -112,6 +112,8 @@ def num_tactics() -> int:
     return len(re.findall(r"^\s*\{[\s\d,]+\}", rows[1], re.MULTILINE))
 
 
+# Those of int8 activations have a command of their own.
+INT8_TABLES = ("kInt8Rows", "kInt8RowGroups")
 # Tactics that packed weights have kernels of; the program's own list is compared with them.
 PACKED_TACTICS = (2, 3, 5)
 
@@ -123,6 +125,11 @@ def instances_of_tables() -> list[tuple[str, int]]:
         for table, arguments in launch_tables().items()
         for tactic in _tactics_of(arguments)
     ]
+
+
+def instances_of_16_bits() -> list[tuple[str, int]]:
+    """Those whose activations have 16 bits."""
+    return [one for one in instances_of_tables() if one[0] not in INT8_TABLES]
 
 
 def _tactics_of(arguments: str) -> Iterable[int]:

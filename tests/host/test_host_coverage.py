@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.build import instances_of_tables, kernel_names
+from tests.host.build import INT8_TABLES, instances_of_tables, kernel_names
 from tests.host.hazards import HAZARDS, Tactic
 from tests.host.running import run_ok
 
@@ -31,11 +31,13 @@ def test_every_compiled_kernel_runs(
     launched: set[int] = set()
     for (table, tactic), columns in tactics.items():
         shape = HAZARDS["one_row"](columns)
-        launched |= run_ok(program, "gemm", table=table, tactic=tactic, **shape).kernels()
+        command = "int8_gemm" if table in INT8_TABLES else "gemm"
+        launched |= run_ok(program, command, table=table, tactic=tactic, **shape).kernels()
     for scoring in ("softmax", "sigmoid", "sqrtsoftplus"):
         for experts in (1, 33, 65, 129, 257, 513):
             launched |= run_ok(program, "topk", scoring=scoring, experts=experts, top_k=1).kernels()
     for type_ in ("fp16", "bf16"):
+        launched |= run_ok(program, "quantize", type=type_).kernels()
         for option in ("unweighted", "residual"):
             launched |= run_ok(
                 program, "combine", type=type_, **{option: option == "residual"}

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.build import instances_of_tables, launch_tables, num_tactics
+from tests.host.build import (
+    INT8_TABLES,
+    PACKED_TACTICS,
+    instances_of_16_bits,
+    launch_tables,
+    num_tactics,
+)
 from tests.host.hazards import EPILOGUE_OPTIONS, HAZARDS, Options
 from tests.host.running import run_ok
 
@@ -13,7 +19,7 @@ pytestmark = pytest.mark.host
 
 
 @pytest.mark.parametrize("hazard", HAZARDS)
-@pytest.mark.parametrize(("table", "tactic"), instances_of_tables())
+@pytest.mark.parametrize(("table", "tactic"), instances_of_16_bits())
 def test_grouped_gemm(
     program: Path,
     tactics: dict[tuple[str, int], dict[str, int]],
@@ -53,7 +59,7 @@ def packed_options(instance: str, number: int) -> Options:
     ("table", "tactic"),
     [
         (table, tactic)
-        for table, tactic in instances_of_tables()
+        for table, tactic in instances_of_16_bits()
         if packed_options(launch_tables()[table], 0)
     ],
 )
@@ -83,3 +89,69 @@ def test_orders_of_gates_and_ups(
 ) -> None:
     shape = {"rows": [9, 0, 20], "n": 272, "k": 72, "pad": 8, "order": order}
     run_ok(program, "gemm", table=table, tactic=tactic, seed=seed, **shape)
+
+
+# Epilogues of int8 activations, what they store, and where activations come from.
+INT8_OPTIONS: list[Options] = [
+    {"output": 1},
+    {"output": 0, "gated": 0, "activation": 5},
+    {"output": 2, "fixed": 1},
+    {"output": 1, "gated": 0, "activation": 1, "bias": 1},
+    {"output": 0, "fixed": 1, "bias": 1, "order": 2, "type": "fp16"},
+    {"output": 1, "scale": 1, "constants": 1, "order": 1},
+    {"output": 2, "gated": 0, "activation": 4, "type": "fp16"},
+]
+
+
+@pytest.mark.parametrize("hazard", HAZARDS)
+@pytest.mark.parametrize("tactic", PACKED_TACTICS)
+@pytest.mark.parametrize("table", INT8_TABLES)
+def test_int8_gemm(
+    program: Path,
+    tactics: dict[tuple[str, int], dict[str, int]],
+    seed: int,
+    table: str,
+    tactic: int,
+    hazard: str,
+) -> None:
+    number = list(HAZARDS).index(hazard)
+    has_groups = table == "kInt8RowGroups"
+    options: Options = {"type": ["bf16", "fp16"][number % 2]}
+    if not has_groups:
+        options |= INT8_OPTIONS[(number + tactic) % len(INT8_OPTIONS)]
+    shape = HAZARDS[hazard]({**tactics[table, tactic], **_gated(options)})
+    shape.pop("pad", None)
+    if has_groups:
+        for name in ("top_k", "wrong_index"):
+            shape.pop(name, None)
+    depth = shape["k"]
+    assert isinstance(depth, int)
+    shape["k"] = max(8, 2 * depth - 8)  # as many stages as of 16 bits, and half a chunk less
+    outcome = run_ok(
+        program, "int8_gemm", table=table, tactic=tactic, seed=seed, **shape, **options
+    )
+    conflicts = outcome.bank_conflicts()
+    assert conflicts["ldmatrix"] == 0 and conflicts["cp.async"] == 0, str(outcome)
+
+
+def _gated(options: Options) -> dict[str, int]:
+    return {"gated": 0} if options.get("gated") == 0 else {}
+
+
+@pytest.mark.parametrize("extreme", [0, 1])
+@pytest.mark.parametrize("options", INT8_OPTIONS, ids=str)
+def test_int8_gemm_of_the_largest_numbers(
+    program: Path, seed: int, options: Options, extreme: int
+) -> None:
+    shape = {"rows": [37, 0, 5], "n": 272, "k": 328, "top_k": 2, "extreme": extreme}
+    run_ok(program, "int8_gemm", table="kInt8Rows", tactic=3, seed=seed, **shape, **options)
+
+
+@pytest.mark.parametrize("range_", [0, 1])
+@pytest.mark.parametrize("type_", ["bf16", "fp16"])
+@pytest.mark.parametrize(("columns", "stride"), [(8, 8), (8, 16), (72, 72), (72, 80), (2056, 2064)])
+def test_quantize(
+    program: Path, seed: int, columns: int, stride: int, type_: str, range_: int
+) -> None:
+    shape = {"rows": 7, "columns": columns, "stride": stride, "pad": 8}
+    run_ok(program, "quantize", type=type_, range=range_, seed=seed, **shape)

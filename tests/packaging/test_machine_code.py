@@ -69,6 +69,24 @@ def test_every_tactic_has_a_gemm_kernel(kernels: list[Kernel], library: Path) ->
     assert len(gemms - dense) == 2 * 5 * 3
 
 
+@pytest.mark.parametrize("element", ["8Int8Pair", "15GroupedInt8Pair"])
+def test_int8_activations_have_three_tactics_for_both_types(
+    kernels: list[Kernel], element: str
+) -> None:
+    found = [kernel for kernel in kernels if f"{element}E" in kernel.name]
+    assert len({kernel.name for kernel in found}) == 3
+    assert all(kernel.instructions["IMMA"] and not kernel.instructions["HMMA"] for kernel in found)
+
+
+def test_int8_sums_of_groups_become_floats_by_additions(kernels: list[Kernel]) -> None:
+    """An mma adds to what the one before it left or to a constant; no sum is set to zero first."""
+    found = [kernel for kernel in kernels if "15GroupedInt8PairE" in kernel.name]
+    for kernel in found:
+        num_sums = kernel.instructions["IMMA"] // 2 * 4
+        assert kernel.instructions["FADD"] == num_sums
+        assert kernel.instructions["FFMA"] >= num_sums
+
+
 def test_few_rows_have_five_kernels_for_each_type(kernels: list[Kernel]) -> None:
     """The first for SwiGLU, gated and not gated, the second with and without options."""
     names = {kernel.name for kernel in kernels if kernel.is_in("decode")}

@@ -88,6 +88,13 @@ def grouped_gemm_quantized(device: torch.device) -> Arguments:
     return {**arguments, "row_index": None}
 
 
+def quantize_activations(device: torch.device) -> Arguments:
+    return {
+        "a": torch.randn(6, 64, device=device).half(),
+        "input_range": torch.tensor([0.5, 3.0], device=device),
+    }
+
+
 def combine(device: torch.device) -> Arguments:
     return {
         "rows": torch.randn(6, 64, device=device).half(),
@@ -108,6 +115,7 @@ CALLS: dict[str, Callable[[torch.device], Arguments]] = {
         grouped_gemm,
         grouped_gemm_quantized,
         grouped_mm,
+        quantize_activations,
         combine,
     )
 }

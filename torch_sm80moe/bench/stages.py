@@ -44,5 +44,6 @@ def stage_of(kernel: str) -> str:
     function = re.split("[<(]", kernel.replace("(anonymous namespace)::", ""), maxsplit=1)[0]
     name = function.split("::")[-1].split()[-1].removesuffix("_kernel")
     if name == _GEMM:
-        return "gemm 2" if "StoreEpilogue" in kernel else "gemm 1"
+        is_second = "StoreEpilogue" in kernel or "RowGroupsEpilogue" in kernel
+        return "gemm 2" if is_second else "gemm 1"
     return name

@@ -2,7 +2,7 @@
 
 A row is cut into chunks of 16 bytes along K, of 16 weights (8 bits each) or 32 (4 bits). A lane of
 four takes 4 bytes of each: just the weights that its mma fragments hold, and in the order in which
-a word becomes pairs of 16-bit numbers (`kernels/gemm/weight_format.cuh`, `docs/layouts.md`).
+a word becomes pairs of 16-bit numbers (`docs/layouts.md`). Weights that meet int8 keep their order.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class PackedWeight:
         scale: `[E, N, G]`, float32: a scale for each group of a row, of which there is one unless
             the scheme has groups or blocks. For mxfp4 a power of two for each row.
         codes: `[E, N, C]`, uint8, a byte for each group, up to a multiple of four: zero points, or
-            for mxfp4 the groups' exponents, as steps below the row's largest from 254 down.
+            for mxfp4 the groups' exponents, as steps below the row's largest from 254 down. For
+            static int8 activations the four bytes of each row's sum, an int32.
         shape: E, N, K.
         scheme: what all this means.
 
@@ -59,7 +60,7 @@ class PackedWeight:
     @property
     def weight_format(self) -> int:
         """The number that the operators take."""
-        return WEIGHT_FORMATS.index(self.scheme.weight_format)
+        return WEIGHT_FORMATS.index(_format_name(self.scheme))
 
     @property
     def group_size(self) -> int:
@@ -68,10 +69,10 @@ class PackedWeight:
             return self.scheme.block[1]
         return max(self.scheme.group_size, 0)
 
-    def tensors(self) -> PackedTensors:
-        """Return what the operators take."""
+    def tensors(self, input_range: torch.Tensor | None = None) -> PackedTensors:
+        """Return what the operators take; a static scheme has a range of its activations."""
         return PackedTensors(
-            self.values, self.scale, self.codes, self.weight_format, self.group_size
+            self.values, self.scale, self.codes, self.weight_format, self.group_size, input_range
         )
 
     @property
@@ -96,12 +97,11 @@ class PackedWeight:
 def pack(weight: QuantizedWeight) -> PackedWeight:
     """Return the weight as kernels read it; `unpack` is the exact inverse."""
     num_experts, n, k = weight.shape
-    bits = WEIGHT_BITS[weight.scheme.weight_format]
-    row_bytes = -(-k * bits // (8 * CHUNK_BYTES)) * CHUNK_BYTES
+    name = _format_name(weight.scheme)
+    row_bytes = -(-k * WEIGHT_BITS[name] // (8 * CHUNK_BYTES)) * CHUNK_BYTES
     values = torch.empty((num_experts, n, row_bytes), dtype=torch.uint8, device=weight.device)
     for expert in range(num_experts):  # copies of one expert at a time
-        stored = _stored_from_values(weight.values[expert], weight.scheme.weight_format)
-        values[expert] = _pack_rows(stored, bits)
+        values[expert] = _pack_rows(_stored_from_values(weight.values[expert], name), name)
     scale, codes = _pack_scales(weight)
     return PackedWeight(values, scale, codes, weight.shape, weight.scheme)
 
@@ -109,11 +109,10 @@ def pack(weight: QuantizedWeight) -> PackedWeight:
 def unpack(packed: PackedWeight) -> QuantizedWeight:
     """Return the canonical form of a packed weight."""
     num_experts, _, k = packed.shape
-    weight_format = packed.scheme.weight_format
-    bits = WEIGHT_BITS[weight_format]
+    name = _format_name(packed.scheme)
     values = torch.stack(
         [
-            _values_from_stored(_unpack_rows(packed.values[expert], bits, k), weight_format)
+            _values_from_stored(_unpack_rows(packed.values[expert], name, k), name)
             for expert in range(num_experts)
         ]
     )
@@ -135,20 +134,25 @@ def dequantize_rows(
         values: `[..., B]`, as in `PackedWeight`.
         scale: `[..., G]`.
         codes: `[..., C]` or None.
-        weight_format: "int8", "int4", "fp8" or "mxfp4".
+        weight_format: one of `WEIGHT_FORMATS`.
         group_size: weights of a row that share a scale; 0 for all.
         k: K.
     """
-    stored = _unpack_rows(values, WEIGHT_BITS[weight_format], k)
+    stored = _unpack_rows(values, weight_format, k)
     group = torch.arange(k, device=values.device) // (group_size or k)
     numbers = _numbers(stored, weight_format)
     if weight_format == "mxfp4":
         assert codes is not None
         power = codes[..., group].to(torch.int32) - _MXFP4_POWER
         return torch.ldexp(numbers.double(), power).mul(scale.double()).float()
-    if codes is not None:
+    if codes is not None and weight_format != "w8a8":
         numbers = numbers - _numbers(codes[..., group], weight_format)
     return numbers * scale[..., group]
+
+
+def _format_name(scheme: QuantScheme) -> str:
+    """Return which of `WEIGHT_FORMATS` a scheme is packed in."""
+    return scheme.weight_format if scheme.activation == "16bit" else "w8a8"
 
 
 def _numbers(stored: torch.Tensor, weight_format: str) -> torch.Tensor:
@@ -166,16 +170,22 @@ def _stored_from_values(values: torch.Tensor, weight_format: str) -> torch.Tenso
 def _values_from_stored(stored: torch.Tensor, weight_format: str) -> torch.Tensor:
     if weight_format == "int4":
         return stored.to(torch.int8) - _INT4_ZERO
-    if weight_format == "int8":
+    if weight_format in ("int8", "w8a8"):
         return stored.view(torch.int8)
     return stored.view(torch.float8_e4m3fn) if weight_format == "fp8" else stored
 
 
-def _pack_rows(stored: torch.Tensor, bits: int) -> torch.Tensor:
-    """Reorder `[..., K]` and put two of 4 bits into a byte; the last chunk ends in zeros."""
+def _pack_rows(stored: torch.Tensor, weight_format: str) -> torch.Tensor:
+    """Reorder `[..., K]` and put two of 4 bits into a byte; the last chunk ends in zeros.
+
+    What int8 activations meet keeps its order: mma of int8 takes 32 neighbours.
+    """
+    bits = WEIGHT_BITS[weight_format]
     steps = 8 // bits  # 16-deep steps of mma that a chunk lasts
     rows = stored.shape[:-1]
     chunks = torch.nn.functional.pad(stored, (0, -stored.size(-1) % (steps * 16)))
+    if weight_format == "w8a8":
+        return chunks
     fields = chunks.reshape(*rows, -1, steps, 2, 4, 2)  # step, high, lane, half
     if bits == 8:
         return fields.squeeze(-4).permute(*_leading(rows), -2, -1, -3).reshape(*rows, -1)
@@ -183,9 +193,11 @@ def _pack_rows(stored: torch.Tensor, bits: int) -> torch.Tensor:
     return (low_high[..., 0] | low_high[..., 1] << bits).reshape(*rows, -1)
 
 
-def _unpack_rows(packed: torch.Tensor, bits: int, k: int) -> torch.Tensor:
-    rows = packed.shape[:-1]
-    if bits == 8:
+def _unpack_rows(packed: torch.Tensor, weight_format: str, k: int) -> torch.Tensor:
+    rows, bits = packed.shape[:-1], WEIGHT_BITS[weight_format]
+    if weight_format == "w8a8":
+        stored = packed
+    elif bits == 8:
         fields = packed.reshape(*rows, -1, 4, 2, 2)  # lane, half, high
         stored = fields.permute(*_leading(rows), -1, -3, -2)
     else:
@@ -210,6 +222,9 @@ def _pack_scales(weight: QuantizedWeight) -> tuple[torch.Tensor, torch.Tensor | 
     if weight.scheme.block is not None:
         scale = scale.repeat_interleave(weight.scheme.block[0], dim=1)[:, :n]
     scale = scale.expand(num_experts, n, -1).contiguous()
+    if weight.scheme.activation == "int8_static":
+        sums = weight.values.sum(dim=-1, keepdim=True, dtype=torch.int32)
+        return scale, sums.view(torch.uint8)
     if zero_point is None:
         return scale, None
     stored = _stored_from_values(zero_point, weight.scheme.weight_format)
@@ -227,7 +242,7 @@ def _unpack_scales(packed: PackedWeight) -> tuple[torch.Tensor, torch.Tensor | N
     if scheme.group_size == PER_TENSOR:
         rows = packed.shape[1]
     scale = packed.scale[:, ::rows].contiguous()
-    if packed.codes is None:
+    if packed.codes is None or scheme.symmetric:
         return scale, None
     stored = packed.codes[:, ::rows, : scale.size(-1)].contiguous()
     return scale, _values_from_stored(stored, scheme.weight_format)

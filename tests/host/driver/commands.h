@@ -7,6 +7,8 @@ namespace driver {
 
 void run_list(const Options& options);
 void run_gemm(const Options& options);
+void run_int8_gemm(const Options& options);
+void run_quantize(const Options& options);
 void run_topk(const Options& options);
 void run_sort(const Options& options);
 void run_combine(const Options& options);

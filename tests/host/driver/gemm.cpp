@@ -186,13 +186,15 @@ class Problem {
   Tensor<uint16_t> out_;
 };
 
-Instance find_instance(const std::string& table, int tactic) {
+}  // namespace
+
+Instance find_instance(const Options& options, const std::string& default_table) {
+  const std::string table = options.text("table", default_table);
+  const auto tactic = static_cast<int>(options.number("tactic", 0));
   for (const Instance& instance : instances())
     if (instance.table == table && instance.tactic == tactic) return instance;
   usage_error("no table " + table + " with tactic " + std::to_string(tactic));
 }
-
-}  // namespace
 
 void run_list(const Options&) {
   using namespace sm80moe::gemm;
@@ -208,8 +210,7 @@ void run_list(const Options&) {
 }
 
 void run_gemm(const Options& options) {
-  const Instance instance = find_instance(options.text("table", "kBf16Store"),
-                                          static_cast<int>(options.number("tactic", 0)));
+  const Instance instance = find_instance(options, "kBf16Store");
   const Shape shape = read_shape(options);
   simt::settings().check_global_races = !shape.garbage_offsets;
 

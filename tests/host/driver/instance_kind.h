@@ -1,5 +1,6 @@
 #pragma once
-// From the template arguments of a launch table to what the reference must compute.
+// From the template arguments of a launch table to what the reference must compute. Kernels of int8
+// activations take the 16-bit type as an argument.
 
 #include <cuda_runtime.h>
 
@@ -8,6 +9,7 @@
 #include "driver/instances.h"
 #include "gemm/epilogue.cuh"
 #include "gemm/general_epilogue.cuh"
+#include "gemm/int8_epilogue.cuh"
 #include "gemm/weight_format.cuh"
 
 namespace driver {
@@ -31,7 +33,7 @@ constexpr sm80moe::gemm::EpilogueKind epilogue_kind() {
     return EpilogueKind::kGated;
   } else {
     constexpr bool kIsSwiglu = std::is_same<Epilogue, SwigluEpilogue>::value;
-    static_assert(std::is_same<Epilogue, StoreEpilogue>::value || kIsSwiglu,
+    static_assert(std::is_base_of<StoreEpilogue, Epilogue>::value || kIsSwiglu,
                   "a new epilogue needs its reference in driver/gemm.cpp");
     return kIsSwiglu ? EpilogueKind::kSwiglu : EpilogueKind::kStore;
   }

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "driver/options.h"
 #include "gemm/launch.h"
 
 namespace driver {
@@ -19,5 +20,8 @@ struct Instance {
 };
 
 std::vector<Instance> instances();
+
+// The one that options name, by table and tactic.
+Instance find_instance(const Options& options, const std::string& table);
 
 }  // namespace driver

@@ -16,6 +16,8 @@ using driver::Options;
 const std::map<std::string, void (*)(const Options&)> kCommands = {
     {"list", driver::run_list},
     {"gemm", driver::run_gemm},
+    {"int8_gemm", driver::run_int8_gemm},
+    {"quantize", driver::run_quantize},
     {"topk", driver::run_topk},
     {"sort", driver::run_sort},
     {"combine", driver::run_combine},

@@ -47,5 +47,15 @@ inline unsigned __float_as_uint(float x) {
   memcpy(&bits, &x, sizeof(bits));
   return bits;
 }
+inline float __uint_as_float(unsigned bits) {
+  float x;
+  memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+inline float __int_as_float(int bits) { return __uint_as_float(static_cast<unsigned>(bits)); }
+inline float __int2float_rn(int x) { return static_cast<float>(x); }
+inline float __fmul_rn(float x, float y) { return x * y; }
+inline float __fadd_rn(float x, float y) { return x + y; }
+inline float __frcp_rn(float x) { return 1 / x; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
