@@ -24,9 +24,13 @@ class Layer:
     hidden: int
     intermediate: int
 
+    def row_bytes(self) -> tuple[int, int]:
+        """Of the intermediate and of an expert's rows; int8 and its scales must have room, too."""
+        return 2 * max(self.intermediate, 16), 2 * max(self.hidden, 16)
+
     def matrix_bytes(self, tokens: int) -> int:
         """The two matrices that a workspace holds."""
-        return 2 * tokens * self.top_k * (self.hidden + self.intermediate)
+        return tokens * self.top_k * sum(self.row_bytes())
 
 
 MODELS = {
@@ -74,8 +78,7 @@ def test_buffers_are_apart_and_aligned(program: Path) -> None:
         made = plan(program, layer, tokens)
         rows = tokens * layer.top_k
         lengths = [
-            2 * rows * layer.intermediate,
-            2 * rows * layer.hidden,
+            *(rows * row_bytes for row_bytes in layer.row_bytes()),
             4 * (layer.experts + 1),
             4 * rows,
             4 * rows,
@@ -140,3 +143,10 @@ def test_matrices_stay_addressable_whatever_the_limit(program: Path) -> None:
         widest = max(layer.hidden, layer.intermediate)
         assert 2 * made.largest * layer.top_k * widest < 16 * 2**32
     assert plan(program, Layer(1, 2**30, 2**30, 2**30), 1, limit=2**62).chunks == 0
+
+
+@pytest.mark.parametrize("columns", [8, 16, 24, 64, 72, 2880])
+def test_int8_rows_and_their_scales_fit_where_16_bits_would(columns: int) -> None:
+    """Both matrices of the workspace hold int8 rows of w8a8 layers for a time."""
+    rows_and_scales = -(-columns // 16) * 16 + 4 * -(-columns // 64)
+    assert rows_and_scales <= Layer(1, 1, 64, columns).row_bytes()[0]
