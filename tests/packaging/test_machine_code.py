@@ -66,11 +66,12 @@ def test_every_tactic_has_a_gemm_kernel(kernels: list[Kernel], library: Path) ->
     dense = {name for name in gemms if "DenseWeight" in name}
     assert len(dense) == 2 * (2 * len(tactics) + len(with_options))
     # Five formats of packed weights have kernels of three tactics.
-    assert len(gemms - dense) == 2 * 5 * 3
+    int8 = {name for name in gemms if "Int8PairWeight" in name}
+    assert len(gemms - dense - int8) == 2 * 5 * 3
 
 
 @pytest.mark.parametrize("element", ["8Int8Pair", "15GroupedInt8Pair"])
-def test_int8_activations_have_three_tactics_for_both_types(
+def test_int8_activations_have_three_tactics_that_both_types_share(
     kernels: list[Kernel], element: str
 ) -> None:
     found = [kernel for kernel in kernels if f"{element}E" in kernel.name]
