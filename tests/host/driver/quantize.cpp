@@ -13,7 +13,8 @@
 namespace driver {
 namespace {
 
-// Numbers of many sizes; in other rows nothing but zeros, or the type's largest and smallest.
+// Numbers of many sizes, the largest the last of some rows; in other rows nothing but zeros, or the
+// type's largest and smallest.
 uint16_t number(int row, sm80moe::ElementType type, simt::Random& random) {
   const bool bfloat = type == sm80moe::ElementType::kBFloat16;
   if (row % 4 == 1) return 0;
@@ -38,8 +39,10 @@ void run_quantize(const Options& options) {
 
   simt::Random random(simt::settings().seed);
   Tensor<uint16_t> in("rows", rows, columns, columns + pad);
-  for (int row = 0; row < rows; ++row)
+  for (int row = 0; row < rows; ++row) {
     for (int col = 0; col < columns; ++col) in.set(row, col, number(row, type, random));
+    if (row % 4 == 3) in.set(row, columns - 1, to_bits(-16, type));
+  }
   Tensor<sm80moe::Int8Range> range("range", 1);
   range.set_flat(0, {0.0078125f * 3, -11});
   Tensor<int8_t> values("values", rows, stride, stride);
