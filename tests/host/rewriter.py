@@ -3,7 +3,7 @@
     kernel<<<grid, block>>>(args);   kernel ->* simt::configure(grid, block)(args);
     extern __shared__ T name[];      T* const name = simt::dynamic_shared<T>();
     __shared__ T name[n];            auto& name = simt::static_shared<T[n]>("name");
-    asm volatile("text" : ...);      simt::run_ptx("text", {...});
+    asm volatile("text" : ...);      simt::run_ptx("text", {...});     without volatile, too
 
 Every other character stays, and so does every line number.
 """

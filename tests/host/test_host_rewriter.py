@@ -33,6 +33,12 @@ def test_shared_memory() -> None:
     )
 
 
+def test_asm_that_may_be_left_out() -> None:
+    assert rewritten('asm("op %0;" : "=r"(d));') == (
+        'simt::run_ptx("op %0;", {simt::write_back("=r", d)});'
+    )
+
+
 def test_asm() -> None:
     text = 'asm volatile("op %0, [%1], %2;"\n'
     text += ': "+f"(d[0])\n : "l"(p), "r"(f(a, b) ? 1 : 0)\n : "memory");'
@@ -42,7 +48,7 @@ def test_asm() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ['asm("nop;");', "__shared__ int x = 3, y;", "f<<<1, 1>>>;"])
+@pytest.mark.parametrize("text", ['asm goto("nop;");', "__shared__ int x = 3, y;", "f<<<1, 1>>>;"])
 def test_unknown_forms_are_refused(text: str) -> None:
     with pytest.raises(RewriteError):
         rewrite(text, "x.cu")
