@@ -34,7 +34,7 @@ def test_shared_memory() -> None:
 
 
 def test_asm_that_may_be_left_out() -> None:
-    assert rewritten('asm("op %0;" : "=r"(d));') == (
+    assert rewritten('asm("op %0;": "=r"(d));') == (
         'simt::run_ptx("op %0;", {simt::write_back("=r", d)});'
     )
 
