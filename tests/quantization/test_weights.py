@@ -16,7 +16,7 @@ def random_weight(name: str, shape: tuple[int, int, int] = SHAPE) -> QuantizedWe
     scheme = QuantScheme.parse(name)
     scale_shape = scheme.scale_shape(shape)
     if scheme.weight_format == "fp8":
-        values = torch.randn(shape).mul(100).to(torch.float8_e4m3fn)
+        values = torch.randn(shape).mul(100).clamp(-448, 448).to(torch.float8_e4m3fn)
     else:
         low, high = VALUE_RANGES[scheme.weight_format]
         values = torch.randint(low, high + 1, shape).to(VALUE_DTYPES[scheme.weight_format])
@@ -37,27 +37,10 @@ def test_scheme_and_name_are_inverses(name):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "int8",
-        "fp8",
-        "W8A16",
-        "w8a16-channel",
-        "w8a16-static",
-        "w8a8-g32",
-        "w8a8-asym",
-        "w8a16-g",
-        "w4a16-tensor",
-        "w4a16-g16",
-        "w4a16-g128-sym",
-        "w4a16-asym-g32",
-        "fp8-g128",
-        "fp8-block-asym",
-        "mxfp4-g32",
-        "mxfp4-block",
-        "w8a8-static-tensor",
-        "w8a16-block",
-    ],
-)
+    ["int8", "fp8", "W8A16", "w8a16-channel", "w8a16-static", "w8a16-block", "w8a16-g", "w8a8-g32",
+     "w8a8-asym", "w8a8-static-tensor", "w4a16-tensor", "w4a16-g16", "w4a16-g128-sym",
+     "w4a16-asym-g32", "fp8-g128", "fp8-block-asym", "mxfp4-g32", "mxfp4-block"],
+)  # fmt: skip
 def test_other_names_are_refused(name):
     with pytest.raises(ValueError, match=f"name must be one of w8a16, .*, got {name}$"):
         QuantScheme.parse(name)
@@ -117,14 +100,6 @@ def test_dequantize_rounds_once():
     weight = random_weight("w8a16-g64-asym")
     rounded = weight.dequantize(torch.bfloat16)
     assert torch.equal(rounded, weight.dequantize().bfloat16())
-
-
-def test_experts_are_views():
-    weight = random_weight("w4a16-g32-asym")
-    part = weight.experts(1, 2)
-    assert part.shape == (1, *SHAPE[1:])
-    assert part.values.data_ptr() == weight.values[1].data_ptr()
-    assert torch.equal(part.dequantize(), weight.dequantize()[1:])
 
 
 def broken(name: str, **changes) -> None:

@@ -142,13 +142,28 @@ class QuantScheme:
             return "channel" if self.weight_format == "fp8" else ""
         return f"g{self.group_size}"
 
+    def needs_calibration(self, batches: object | None) -> bool:
+        """Return whether activations are static; batches must be given exactly then.
+
+        Raises:
+            ValueError: there are batches and nothing to calibrate, or the reverse.
+        """
+        is_static = self.activation == "int8_static"
+        if is_static != (batches is not None):
+            requirement, got = ("be given", "None") if is_static else ("be None", "batches")
+            raise ValueError(f"{self}: calibration must {requirement}, got {got}")
+        return is_static
+
     def scale_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Return the shape of the scales of a weight `[E, N, K]`.
 
         Raises:
-            ValueError: the group size does not divide K.
+            ValueError: the group size does not divide K, or two int4 values do not fill a byte.
         """
         num_experts, n, k = shape
+        multiple = self.k_multiple
+        if k % multiple != 0:
+            raise ValueError(f"{self}: K must be a multiple of {multiple}, got {k}")
         if self.block is not None:
             rows, columns = self.block
             return num_experts, -(-n // rows), -(-k // columns)
@@ -156,9 +171,17 @@ class QuantScheme:
             return num_experts, 1, 1
         if self.group_size == PER_CHANNEL:
             return num_experts, n, 1
-        if k % self.group_size != 0:
-            raise ValueError(f"{self}: K must be a multiple of {self.group_size}, got {k}")
         return num_experts, n, k // self.group_size
+
+    @property
+    def k_multiple(self) -> int:
+        """What K must be a multiple of."""
+        return max(self.group_size, 2 if self.bits == 4 else 1)
+
+    @property
+    def bits(self) -> int:
+        """How many bits a stored value has."""
+        return 4 if self.weight_format in ("int4", "mxfp4") else 8
 
 
 def _all_schemes() -> list[QuantScheme]:

@@ -110,23 +110,15 @@ class QuantizedWeight:
         moved = self.values.to(device), self.scale.to(device), zero_point
         return replace(self, values=moved[0], scale=moved[1], zero_point=moved[2])
 
-    def experts(self, begin: int, end: int) -> QuantizedWeight:
-        """Return some of the experts, as views."""
-        return QuantizedWeight(
-            self.values[begin:end],
-            self.scale[begin:end],
-            None if self.zero_point is None else self.zero_point[begin:end],
-            self.scheme,
-        )
-
     def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Return the weight `[E, N, K]`, computed in float32 and rounded once, to `dtype`."""
         out = torch.empty(self.shape, dtype=dtype, device=self.device)
         for expert in range(self.shape[0]):  # float32 copies of one expert at a time
-            out[expert] = self._dequantize_expert(expert)
+            out[expert] = self.dequantize_expert(expert)
         return out
 
-    def _dequantize_expert(self, expert: int) -> torch.Tensor:
+    def dequantize_expert(self, expert: int) -> torch.Tensor:
+        """Return the weight `[N, K]` of one expert, float32."""
         values, scale = self.values[expert], self.scale[expert]
         if self.scheme.weight_format == "mxfp4":
             return e2m1_to_float(values) * self._spread(e8m0_to_float(scale))
