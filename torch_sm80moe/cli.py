@@ -1,4 +1,4 @@
-"""The command line: `sm80moe info`, `demo`, `bench`, `report` and `tune`."""
+"""The command line: `sm80moe info`, `demo`, `bench`, `report`, `tune`, `quantize`, `accuracy`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from torch_sm80moe import info
 from torch_sm80moe._version import __version__
 from torch_sm80moe.bench import options as bench_options
+from torch_sm80moe.quantization import options as quantization_options
 from torch_sm80moe.tuning import options as tuning_options
 
 
@@ -60,6 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     tune = commands.add_parser("tune", help="measure which tactics are the fastest on this GPU")
     tuning_options.add_arguments(tune)
     tune.set_defaults(run=_run_tune)
+
+    quantize = commands.add_parser("quantize", help="quantise the experts of a checkpoint")
+    quantization_options.add_quantize_arguments(quantize)
+    quantize.set_defaults(run=_run_quantize)
+
+    accuracy = commands.add_parser("accuracy", help="measure what each weight format costs")
+    quantization_options.add_accuracy_arguments(accuracy)
+    accuracy.set_defaults(run=_run_accuracy)
     return parser
 
 
@@ -121,3 +130,39 @@ def _run_tune(options: argparse.Namespace) -> None:
     except torch.OutOfMemoryError as error:
         reason = str(error).partition("\n")[0]
         raise CommandError(f"the layer must fit the device's memory, got {reason}") from error
+
+
+def _run_quantize(options: argparse.Namespace) -> None:
+    try:
+        from torch_sm80moe.quantization import command
+
+        command.quantize(options, Console(highlight=False, soft_wrap=True))
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
+    except (OSError, ValueError) as error:
+        raise CommandError(str(error)) from error
+
+
+def _run_accuracy(options: argparse.Namespace) -> None:
+    try:
+        from torch_sm80moe.quantization import accuracy
+
+        table = accuracy.run(
+            options.model,
+            options.scheme,
+            options.method,
+            options.windows,
+            options.device,
+            Console(highlight=False, soft_wrap=True, stderr=True),
+        )
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
+    except (OSError, ValueError) as error:
+        raise CommandError(str(error)) from error
+    print(table, end="")
+    if options.out is not None:
+        options.out.write_text(table)
+
+
+def _missing(error: ModuleNotFoundError) -> CommandError:
+    return CommandError(f"{error.name} must be installed: pip install torch_sm80moe[transformers]")

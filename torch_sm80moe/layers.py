@@ -7,6 +7,7 @@ the module, under their names.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,6 +15,10 @@ from torch import nn
 
 from torch_sm80moe import functional
 from torch_sm80moe._options import LayerOptions
+from torch_sm80moe.quantization.calibration import Calibration, LayerActivations
+from torch_sm80moe.quantization.module import QuantizedFusedExperts, require_options
+from torch_sm80moe.quantization.quantizers import quantize_experts
+from torch_sm80moe.quantization.scheme import QuantScheme
 
 # The residual is new at every call.
 _OPTIONS = tuple(name for name in LayerOptions.__dataclass_fields__ if name != "residual")
@@ -115,7 +120,7 @@ class FusedMoE(nn.Module):
         self.top_k = top_k
         self.renormalize = renormalize
         self.router_weight = nn.Parameter(random(num_experts, hidden_size), requires_grad=False)
-        self.experts = FusedExperts(
+        self.experts: FusedExperts | QuantizedFusedExperts = FusedExperts(
             random(num_experts, gates * intermediate_size, hidden_size),
             random(num_experts, hidden_size, intermediate_size),
             **options,
@@ -164,8 +169,52 @@ class FusedMoE(nn.Module):
     ) -> torch.Tensor:
         """Route and run `[..., H]`; return `[..., H]`, with the residual added if there is one."""
         flat = hidden_states.reshape(-1, hidden_states.size(-1))
+        flat_residual = None if residual is None else residual.reshape(flat.shape)
+        out: torch.Tensor = self.experts(flat, *self._route(flat), flat_residual)
+        return out.reshape(hidden_states.shape)
+
+    def _route(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = nn.functional.linear(flat, self.router_weight)
         weights, ids = functional.topk_route(logits, self.top_k, renormalize=self.renormalize)
-        flat_residual = None if residual is None else residual.reshape(flat.shape)
-        out: torch.Tensor = self.experts(flat, weights, ids, flat_residual)
-        return out.reshape(hidden_states.shape)
+        return weights, ids
+
+    def quantize_(
+        self,
+        scheme: QuantScheme | str,
+        *,
+        method: str = "mse",
+        calibration: Iterable[torch.Tensor] | None = None,
+        settings: Calibration | None = None,
+    ) -> FusedMoE:
+        """Quantise the experts in place.
+
+        Args:
+            scheme: what the weights become, or its name.
+            method: how their scales are chosen: "absmax" or "mse".
+            calibration: for static schemes, what the layer sees in use: batches `[..., H]`. None
+                for all other schemes.
+            settings: how ranges of activations are chosen; by least squared error if None.
+
+        Returns:
+            The layer.
+
+        Raises:
+            ValueError: the experts are quantised already, the scheme does not suit their sizes or
+                options, or there are batches and no static scheme, or the reverse.
+        """
+        if not isinstance(self.experts, FusedExperts):
+            raise ValueError("quantize_: experts must be in 16 bits, got quantised ones")
+        w13, w2 = self.experts.w13, self.experts.w2
+        options = {**dict(self.experts.named_buffers(recurse=False)), **self.experts.options}
+        scheme = QuantScheme.parse(scheme) if isinstance(scheme, str) else scheme
+        require_options(scheme, options)
+        inputs = None
+        if scheme.needs_calibration(calibration):
+            seen = LayerActivations()
+            for batch in calibration or ():
+                flat = batch.reshape(-1, batch.size(-1))
+                seen.add(flat, self._route(flat)[1], w13)
+            inputs = seen.choose(settings or Calibration())
+        quantized = quantize_experts(w13, w2, scheme, method=method, inputs=inputs)
+        self.experts = QuantizedFusedExperts.from_experts(quantized, **options)
+        return self

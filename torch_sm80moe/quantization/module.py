@@ -1,0 +1,205 @@
+"""Quantised experts as a module: in files as files have them, in use as kernels read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from torch_sm80moe.functional_quantized import fused_moe_quantized
+from torch_sm80moe.quantization import reference, state
+from torch_sm80moe.quantization.experts import QuantizedExperts
+from torch_sm80moe.quantization.packing import PackedWeight, pack, unpack
+from torch_sm80moe.quantization.scheme import QuantScheme
+
+_WEIGHTS = ("w13", "w2")
+
+
+class QuantizedFusedExperts(nn.Module):
+    """Quantised experts whose router lives elsewhere.
+
+    The names in its state dict are those of `state.to_tensors`: `w13.values`, `w13.scale`, ... In
+    use it holds packed weights instead, and `fused_moe_quantized` runs them. Schemes with int8
+    activations are not packed: they run by their specification, in fp32.
+    """
+
+    _experts: QuantizedExperts | None  # what was checked, of the tensors of files
+    _packed_shapes: dict[str, tuple[int, int, int]] | None
+
+    def __init__(
+        self,
+        scheme: QuantScheme,
+        num_experts: int,
+        hidden_size: int,
+        intermediate_size: int,
+        *,
+        device: torch.device | str = "meta",
+        **options: Any,
+    ) -> None:
+        """Make a module whose tensors are still to be loaded; options as in `FusedExperts`."""
+        super().__init__()
+        require_options(scheme, options)
+        self.scheme = scheme
+        self.sizes = (num_experts, hidden_size, intermediate_size)
+        self.options: dict[str, Any] = {}
+        for name, value in options.items():
+            if isinstance(value, torch.Tensor):
+                self.register_buffer(name, value)
+            else:
+                self.options[name] = value
+        self._set_empty(device)
+        # State dicts have the tensors of files.
+        hooks: Any = self  # torch does not annotate these
+        hooks.register_state_dict_pre_hook(lambda module, prefix, keep_vars: module.unpack_())
+        hooks.register_load_state_dict_pre_hook(lambda module, *_: module.unpack_())
+
+    @classmethod
+    def from_experts(cls, experts: QuantizedExperts, **options: Any) -> QuantizedFusedExperts:
+        """Make a module of quantised experts."""
+        module = cls(experts.scheme, *experts.w2.shape, **options)
+        module._set(state.to_tensors(experts))
+        module._experts = experts
+        return module.pack_()
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the module holds what kernels read."""
+        return self._packed_shapes is not None
+
+    def pack_(self) -> QuantizedFusedExperts:
+        """Turn the tensors of files into what kernels read, where there are kernels.
+
+        Raises:
+            TypeError: a tensor that was loaded has another dtype.
+            ValueError: a tensor that was loaded does not fit the scheme.
+        """
+        experts = self.quantized()
+        if self.is_packed or self.scheme.activation != "16bit":
+            return self
+        packed = {name: pack(getattr(experts, name)) for name in _WEIGHTS}
+        self._set(
+            {
+                f"{name}.{field}": getattr(weight, field)
+                for name, weight in packed.items()
+                for field in ("values", "scale", "codes")
+                if getattr(weight, field) is not None
+            }
+        )
+        self._packed_shapes = {name: weight.shape for name, weight in packed.items()}
+        return self
+
+    def unpack_(self) -> None:
+        """Turn what kernels read back into the tensors of files."""
+        if self.is_packed:
+            self._set(state.to_tensors(self.quantized()))
+
+    def quantized(self) -> QuantizedExperts:
+        """Return the experts; tensors that were loaded are checked, once."""
+        if self._packed_shapes is not None:
+            return QuantizedExperts(unpack(self._packed("w13")), unpack(self._packed("w2")))
+        if self._experts is None:
+            self._experts = state.from_tensors(self._tensors(), self.scheme)
+        return self._experts
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        topk_weights: torch.Tensor,
+        topk_ids: torch.Tensor,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Run `[..., H]` with routing `[..., k]`; return `[..., H]`."""
+        hidden_size, top_k = hidden_states.size(-1), topk_ids.size(-1)
+        arguments = (
+            hidden_states.reshape(-1, hidden_size),
+            topk_weights.reshape(-1, top_k),
+            topk_ids.reshape(-1, top_k),
+            None if residual is None else residual.reshape(-1, hidden_size),
+        )
+        run = self._run_reference if self.scheme.activation != "16bit" else self._run_packed
+        return run(*arguments).reshape(hidden_states.shape)
+
+    def _run_packed(
+        self,
+        x: torch.Tensor,
+        topk_weights: torch.Tensor,
+        topk_ids: torch.Tensor,
+        residual: torch.Tensor | None,
+    ) -> torch.Tensor:
+        if not self.is_packed:  # after a state dict was made or loaded
+            self.pack_()
+        tensors: dict[str, Any] = dict(self.named_buffers(recurse=False))
+        return fused_moe_quantized(
+            x,
+            self._packed("w13"),
+            self._packed("w2"),
+            topk_weights,
+            topk_ids,
+            residual=residual,
+            **tensors,
+            **self.options,
+        )
+
+    def _run_reference(
+        self,
+        x: torch.Tensor,
+        topk_weights: torch.Tensor,
+        topk_ids: torch.Tensor,
+        residual: torch.Tensor | None,
+    ) -> torch.Tensor:
+        out = reference.fused_moe_quantized(x, self.quantized(), topk_weights, topk_ids)
+        return (out if residual is None else out + residual).to(x.dtype)
+
+    def _packed(self, name: str) -> PackedWeight:
+        assert self._packed_shapes is not None
+        tensors = dict(self.get_submodule(name).named_buffers())
+        return PackedWeight(
+            tensors["values"],
+            tensors["scale"],
+            tensors.get("codes"),
+            self._packed_shapes[name],
+            self.scheme,
+        )
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in self.named_buffers() if "." in name}
+
+    def _set_empty(self, device: torch.device | str) -> None:
+        specs = state.tensor_specs(self.scheme, *self.sizes)
+        self._set(
+            {
+                name: torch.empty(shape, dtype=dtype, device=device)
+                for name, (shape, dtype) in specs.items()
+            }
+        )
+
+    def _set(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Hold these tensors and no others, in the form of files until it is said otherwise."""
+        self._experts = self._packed_shapes = None
+        for name in {name.partition(".")[0] for name in tensors}:
+            self.add_module(name, nn.Module())
+        for name, tensor in tensors.items():
+            part, _, field = name.partition(".")
+            self.get_submodule(part).register_buffer(field, tensor)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        def keep_dtype(tensor: torch.Tensor) -> torch.Tensor:
+            changed = fn(tensor)
+            return changed if changed.dtype == tensor.dtype else tensor.to(changed.device)
+
+        # What `model.half()` and the like change is the type of activations, not of stored numbers.
+        self._experts = None
+        return super()._apply(keep_dtype, recurse)  # type: ignore[no-untyped-call]
+
+
+def require_options(scheme: QuantScheme, options: Mapping[str, Any]) -> None:
+    """Refuse options of the layer that no kernel has for a scheme.
+
+    Raises:
+        ValueError: there are options, and activations are int8.
+    """
+    if scheme.activation != "16bit" and options:
+        names = ", ".join(options)
+        raise ValueError(f"{scheme}: options must be the default ones, got {names}")
