@@ -172,7 +172,8 @@ def activate(
     gate, up = split_gate_up(columns, gate_up_order)
     if swiglu is None:
         return act(gate) * up
-    alpha, beta, limit = (torch.as_tensor(constant, device=gate.device) for constant in swiglu)
+    # Numbers, too, become tensors of this dtype, whatever torch's default is.
+    alpha, beta, limit = (torch.as_tensor(c, dtype=gate.dtype, device=gate.device) for c in swiglu)
     gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
     return gate * torch.sigmoid(alpha * gate) * (up + beta)
 

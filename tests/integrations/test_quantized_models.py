@@ -17,10 +17,11 @@ transformers = pytest.importorskip("transformers")
 from transformers import AutoModelForCausalLM  # noqa: E402
 
 from torch_sm80moe.integrations.transformers import quantize_experts  # noqa: E402
-from torch_sm80moe.integrations.transformers.quantization import (  # noqa: E402
+from torch_sm80moe.integrations.transformers.quantization import calibrate_experts  # noqa: E402
+from torch_sm80moe.integrations.transformers.quantized_experts import (  # noqa: E402
     QuantizedModelExperts,
-    calibrate_experts,
 )
+from torch_sm80moe.quantization.accuracy import run_by_specification  # noqa: E402
 from torch_sm80moe.quantization.convert import convert  # noqa: E402
 from torch_sm80moe.quantization.text import read_windows  # noqa: E402
 
@@ -58,11 +59,13 @@ def test_a_model_in_place_and_its_checkpoint_are_the_same(name, tmp_path, tiny_m
         batches = [prompt("for i in range(10):\n    print(i)\n" * 20)]
         inputs = calibrate_experts(model, batches)
     assert quantize_experts(model, name, calibration=batches) is model
+    run_by_specification(model)
     logits = model(prompt()).logits
     assert 0 < testing.measure_error(logits, expected).relative < LARGEST_ERRORS[name]
 
     convert(tiny_moe, tmp_path / "out", QuantScheme.parse(name), inputs=inputs)
     loaded = load(tmp_path / "out")
+    run_by_specification(loaded)
     assert loaded.dtype == torch.bfloat16
     assert torch.equal(loaded(prompt()).logits, logits)
     assert sum(isinstance(m, QuantizedModelExperts) for m in loaded.modules()) == 3
@@ -165,8 +168,9 @@ def test_models_that_cannot_be_quantised(tiny_moe):
     model = load(tiny_moe)
     with pytest.raises(ValueError, match="name must be one of w8a16"):
         quantize_experts(model, "w2a16")
-    model.model.layers[1].mlp.experts.act_fn = torch.nn.GELU()
-    with pytest.raises(ValueError, match=r"model.layers.1.mlp.experts must be .* not SiLU"):
+    model.model.layers[1].mlp.experts.act_fn = torch.nn.Softsign()
+    sentence = r"model.layers.1.mlp.experts must be what fused_moe runs, but it has a gate function"
+    with pytest.raises(ValueError, match=sentence):
         quantize_experts(model, "w8a16")
     with pytest.raises(ValueError, match="model must have experts in 16 bits, got one without"):
         quantize_experts(torch.nn.Linear(8, 8), "w8a16")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import inspect
 import math
@@ -15,15 +16,10 @@ from rich.console import Console
 from rich.progress import track
 
 from torch_sm80moe import reference, testing
-from torch_sm80moe.demo import (
-    Call,
-    choose_device,
-    find_model,
-    load,
-    record_calls,
-    silence_transformers,
-)
-from torch_sm80moe.integrations.transformers.quantization import find_experts, quantize_experts
+from torch_sm80moe.demo import choose_device, find_model, load, silence_transformers
+from torch_sm80moe.integrations.transformers import quantize_experts
+from torch_sm80moe.integrations.transformers.quantized_experts import find_experts, fused_layer
+from torch_sm80moe.quantization import reference as specification
 from torch_sm80moe.quantization import state
 from torch_sm80moe.quantization.module import QuantizedFusedExperts
 from torch_sm80moe.quantization.scheme import QuantScheme
@@ -32,6 +28,13 @@ from torch_sm80moe.quantization.text import Windows, read_windows
 # Of the running interpreter's library: text that no one has to ship.
 _EVALUATION = ("argparse", "textwrap", "calendar", "csv", "configparser", "fractions")
 _CALIBRATION = ("heapq", "statistics", "shlex", "string", "bisect", "colorsys")
+
+
+class Call(NamedTuple):
+    """What an experts module was called with, and what that is in fp32 with 16-bit weights."""
+
+    arguments: tuple[torch.Tensor, ...]  # hidden states, ids, weights
+    expected: torch.Tensor
 
 
 class Row(NamedTuple):
@@ -75,7 +78,9 @@ def run(
             quantized = copy.deepcopy(model)
             is_static = QuantScheme.parse(name).activation == "int8_static"
             batches = calibration.ids.to(device).split(1) if is_static else None
-            quantize_experts(quantized, name, method=method, calibration=batches)
+            run_by_specification(
+                quantize_experts(quantized, name, method=method, calibration=batches)
+            )
             rows.append(measure(quantized, name, bits_per_weight(quantized), windows, calls))
     return to_markdown(rows)
 
@@ -84,15 +89,50 @@ def _sources(modules: Sequence[str]) -> str:
     return "".join(inspect.getsource(importlib.import_module(name)) for name in modules)
 
 
+def record_calls(model: Any, token_ids: torch.Tensor) -> list[Call]:
+    """Run a model in 16 bits once; return the first call of each experts module, in order."""
+    calls: list[Call] = []
+
+    def keep(experts: Any, arguments: tuple[torch.Tensor, ...]) -> None:
+        x, ids, weights = arguments
+        layer = fused_layer(experts)
+        options = layer.options(x.device)
+        expected = reference.fused_moe(x, layer.w13, layer.w2, weights, ids, **options)
+        calls.append(Call(arguments, expected))
+
+    hooks = [module.register_forward_pre_hook(keep) for module in find_experts(model).values()]
+    model(token_ids)
+    for hook in hooks:
+        hook.remove()
+    return calls
+
+
+def run_by_specification(model: Any) -> None:
+    """Let experts with int8 activations, which no kernel runs yet, be computed in fp32."""
+    for module in experts_of(model):
+        if module.scheme.activation != "16bit":
+            module.forward = functools.partial(_specified, module)
+
+
+def _specified(
+    module: QuantizedFusedExperts,
+    hidden_states: torch.Tensor,
+    topk_ids: torch.Tensor,
+    topk_weights: torch.Tensor,
+) -> torch.Tensor:
+    out = specification.fused_moe_quantized(
+        hidden_states, module.quantized(), topk_weights.float(), topk_ids
+    )
+    return out.to(hidden_states.dtype)
+
+
 def measure(model: Any, name: str, bits: float, windows: Windows, calls: Sequence[Call]) -> Row:
     """Return what a model's text and its layers cost."""
-    modules = experts_of(model)
-    errors = []
-    for module, (_, inputs) in zip(modules, calls, strict=True):
-        expected = reference.fused_moe(*inputs)
-        out = module(inputs.hidden_states, inputs.topk_ids, inputs.topk_weights)
-        errors.append(testing.measure_error(out, expected).relative)
-    return Row(name, bits, bits_per_byte(model, windows), tuple(errors))
+    errors = tuple(
+        testing.measure_error(module(*call.arguments), call.expected).relative
+        for module, call in zip(experts_of(model), calls, strict=True)
+    )
+    return Row(name, bits, bits_per_byte(model, windows), errors)
 
 
 def experts_of(model: Any) -> list[Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from torch_sm80moe import reference
 from torch_sm80moe.quantization.experts import StaticActivation, store_range
 from torch_sm80moe.quantization.histogram import Histogram
-from torch_sm80moe.quantization.reference import swiglu
 
 METHODS = ("max", "percentile", "mse")
 
@@ -105,13 +106,30 @@ class LayerActivations:
         self.w13_input = Histogram()
         self.w2_input = Histogram()
 
-    def add(self, hidden_states: torch.Tensor, topk_ids: torch.Tensor, w13: torch.Tensor) -> None:
+    def add(
+        self,
+        hidden_states: torch.Tensor,
+        topk_ids: torch.Tensor,
+        w13: torch.Tensor,
+        *,
+        w13_bias: torch.Tensor | None = None,
+        swiglu_alpha: torch.Tensor | None = None,
+        swiglu_beta: torch.Tensor | None = None,
+        swiglu_limit: torch.Tensor | None = None,
+        **activation: Any,
+    ) -> None:
         """Count what a call of the layer multiplies.
 
         Args:
             hidden_states: `[T, H]`.
             topk_ids: `[T, k]`; tokens without an id in `[0, E)` do not count.
-            w13: `[E, 2I, H]`, 16-bit weights; the intermediate is computed with them in float32.
+            w13: `[E, 2I, H]` or `[E, I, H]`, 16-bit weights; the intermediate is computed with them
+                in float32.
+            w13_bias: as in `fused_moe`.
+            swiglu_alpha: as in `fused_moe`.
+            swiglu_beta: as in `fused_moe`.
+            swiglu_limit: as in `fused_moe`.
+            activation: `activation`, `gated` and `gate_up_order` as in `fused_moe`.
         """
         num_experts = w13.size(0)
         is_routed = ((topk_ids >= 0) & (topk_ids < num_experts)).any(dim=1)
@@ -119,8 +137,12 @@ class LayerActivations:
         for expert in range(num_experts):
             tokens = (topk_ids == expert).any(dim=1)
             if tokens.any():
-                gate_up = hidden_states[tokens].float() @ w13[expert].float().T
-                self.w2_input.add(swiglu(gate_up))
+                columns = reference.linear(hidden_states[tokens].float(), w13, expert)
+                columns = reference.add_bias(columns, w13_bias, expert)
+                constants = reference.swiglu_constants(
+                    swiglu_alpha, swiglu_beta, swiglu_limit, expert
+                )
+                self.w2_input.add(reference.activate(columns, swiglu=constants, **activation))
 
     def choose(self, calibration: Calibration) -> tuple[StaticActivation, StaticActivation]:
         """Return how to store the inputs of both GEMMs."""

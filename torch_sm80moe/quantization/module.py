@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from torch_sm80moe.functional_quantized import fused_moe_quantized
-from torch_sm80moe.quantization import reference, state
+from torch_sm80moe.quantization import state
 from torch_sm80moe.quantization.experts import QuantizedExperts
 from torch_sm80moe.quantization.packing import PackedWeight, pack, unpack
 from torch_sm80moe.quantization.scheme import QuantScheme
 
+SWIGLU_OPTIONS = ("swiglu_alpha", "swiglu_beta", "swiglu_limit")
+
 _WEIGHTS = ("w13", "w2")
+_BIASES = ("w13_bias", "w2_bias")  # of the activations' type
+_DEFAULTS = {"activation": "silu", "gate_up_order": "gate_up", "gated": True}
 
 
 class QuantizedFusedExperts(nn.Module):
     """Quantised experts whose router lives elsewhere.
 
     The names in its state dict are those of `state.to_tensors`: `w13.values`, `w13.scale`, ... In
-    use it holds packed weights instead, and `fused_moe_quantized` runs them. Schemes with int8
-    activations are not packed: they run by their specification, in fp32.
+    use it holds packed weights instead, and `fused_moe_quantized` runs them. Tensors among the
+    options are buffers, as in `FusedExperts`. Schemes with int8 activations have no kernels yet:
+    they can be made and kept in files, and `quantization.reference` says what they compute.
     """
 
+    _not_in_state_dict: ClassVar[tuple[str, ...]] = ()  # of the options
     _experts: QuantizedExperts | None  # what was checked, of the tensors of files
     _packed_shapes: dict[str, tuple[int, int, int]] | None
 
@@ -44,11 +50,7 @@ class QuantizedFusedExperts(nn.Module):
         self.scheme = scheme
         self.sizes = (num_experts, hidden_size, intermediate_size)
         self.options: dict[str, Any] = {}
-        for name, value in options.items():
-            if isinstance(value, torch.Tensor):
-                self.register_buffer(name, value)
-            else:
-                self.options[name] = value
+        self.set_options(**options)
         self._set_empty(device)
         # State dicts have the tensors of files.
         hooks: Any = self  # torch does not annotate these
@@ -63,6 +65,21 @@ class QuantizedFusedExperts(nn.Module):
         module._experts = experts
         return module.pack_()
 
+    def set_options(self, **options: Any) -> None:
+        """Set options of the layer; others stay as they are."""
+        for name, value in options.items():
+            if isinstance(value, torch.Tensor):
+                persistent = name not in self._not_in_state_dict
+                self.register_buffer(name, value, persistent=persistent)
+            elif value is not None:
+                self.options[name] = value
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        values: torch.Tensor = self.get_buffer("w2.values")
+        return values.device
+
     @property
     def is_packed(self) -> bool:
         """Whether the module holds what kernels read."""
@@ -75,8 +92,10 @@ class QuantizedFusedExperts(nn.Module):
             TypeError: a tensor that was loaded has another dtype.
             ValueError: a tensor that was loaded does not fit the scheme.
         """
+        if self.is_packed:
+            return self
         experts = self.quantized()
-        if self.is_packed or self.scheme.activation != "16bit":
+        if self.scheme.activation != "16bit":
             return self
         packed = {name: pack(getattr(experts, name)) for name in _WEIGHTS}
         self._set(
@@ -110,47 +129,31 @@ class QuantizedFusedExperts(nn.Module):
         topk_ids: torch.Tensor,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Run `[..., H]` with routing `[..., k]`; return `[..., H]`."""
-        hidden_size, top_k = hidden_states.size(-1), topk_ids.size(-1)
-        arguments = (
-            hidden_states.reshape(-1, hidden_size),
-            topk_weights.reshape(-1, top_k),
-            topk_ids.reshape(-1, top_k),
-            None if residual is None else residual.reshape(-1, hidden_size),
-        )
-        run = self._run_reference if self.scheme.activation != "16bit" else self._run_packed
-        return run(*arguments).reshape(hidden_states.shape)
+        """Run `[..., H]` with routing `[..., k]`; return `[..., H]`.
 
-    def _run_packed(
-        self,
-        x: torch.Tensor,
-        topk_weights: torch.Tensor,
-        topk_ids: torch.Tensor,
-        residual: torch.Tensor | None,
-    ) -> torch.Tensor:
+        Raises:
+            ValueError: the scheme has int8 activations, for which there are no kernels yet.
+        """
+        if self.scheme.activation != "16bit":
+            raise ValueError(
+                f"QuantizedFusedExperts: scheme must have 16-bit activations to run, "
+                f"got {self.scheme}, for which there are no kernels yet"
+            )
         if not self.is_packed:  # after a state dict was made or loaded
             self.pack_()
+        hidden_size, top_k = hidden_states.size(-1), topk_ids.size(-1)
         tensors: dict[str, Any] = dict(self.named_buffers(recurse=False))
-        return fused_moe_quantized(
-            x,
+        out = fused_moe_quantized(
+            hidden_states.reshape(-1, hidden_size),
             self._packed("w13"),
             self._packed("w2"),
-            topk_weights,
-            topk_ids,
-            residual=residual,
+            topk_weights.reshape(-1, top_k),
+            topk_ids.reshape(-1, top_k),
+            residual=None if residual is None else residual.reshape(-1, hidden_size),
             **tensors,
             **self.options,
         )
-
-    def _run_reference(
-        self,
-        x: torch.Tensor,
-        topk_weights: torch.Tensor,
-        topk_ids: torch.Tensor,
-        residual: torch.Tensor | None,
-    ) -> torch.Tensor:
-        out = reference.fused_moe_quantized(x, self.quantized(), topk_weights, topk_ids)
-        return (out if residual is None else out + residual).to(x.dtype)
+        return out.reshape(hidden_states.shape)
 
     def _packed(self, name: str) -> PackedWeight:
         assert self._packed_shapes is not None
@@ -167,7 +170,7 @@ class QuantizedFusedExperts(nn.Module):
         return {name: tensor for name, tensor in self.named_buffers() if "." in name}
 
     def _set_empty(self, device: torch.device | str) -> None:
-        specs = state.tensor_specs(self.scheme, *self.sizes)
+        specs = state.tensor_specs(self.scheme, *self.sizes, gated=self.options.get("gated", True))
         self._set(
             {
                 name: torch.empty(shape, dtype=dtype, device=device)
@@ -185,11 +188,14 @@ class QuantizedFusedExperts(nn.Module):
             self.get_submodule(part).register_buffer(field, tensor)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        # What `model.half()` and the like change is the type of activations, not of stored numbers.
+        biases = [tensor for name, tensor in self.named_buffers(recurse=False) if name in _BIASES]
+
         def keep_dtype(tensor: torch.Tensor) -> torch.Tensor:
             changed = fn(tensor)
-            return changed if changed.dtype == tensor.dtype else tensor.to(changed.device)
+            follows = changed.dtype == tensor.dtype or any(tensor is bias for bias in biases)
+            return changed if follows else tensor.to(changed.device)
 
-        # What `model.half()` and the like change is the type of activations, not of stored numbers.
         self._experts = None
         return super()._apply(keep_dtype, recurse)  # type: ignore[no-untyped-call]
 
@@ -198,8 +204,11 @@ def require_options(scheme: QuantScheme, options: Mapping[str, Any]) -> None:
     """Refuse options of the layer that no kernel has for a scheme.
 
     Raises:
-        ValueError: there are options, and activations are int8.
+        ValueError: an option is not the default, and activations are int8.
     """
-    if scheme.activation != "16bit" and options:
-        names = ", ".join(options)
-        raise ValueError(f"{scheme}: options must be the default ones, got {names}")
+    if scheme.activation == "16bit":
+        return
+    for name, value in options.items():
+        if isinstance(value, torch.Tensor) or value != _DEFAULTS.get(name, False):
+            got = "a tensor" if isinstance(value, torch.Tensor) else value
+            raise ValueError(f"{scheme}: {name} must be the default one, got {got}")

@@ -38,12 +38,17 @@ def to_tensors(experts: QuantizedExperts) -> dict[str, torch.Tensor]:
 
 
 def tensor_specs(
-    scheme: QuantScheme, num_experts: int, hidden_size: int, intermediate_size: int
+    scheme: QuantScheme,
+    num_experts: int,
+    hidden_size: int,
+    intermediate_size: int,
+    *,
+    gated: bool = True,
 ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Return shape and dtype of each tensor that `to_tensors` makes of such a layer."""
     specs: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     shapes = {
-        "w13": (num_experts, 2 * intermediate_size, hidden_size),
+        "w13": (num_experts, (2 if gated else 1) * intermediate_size, hidden_size),
         "w2": (num_experts, hidden_size, intermediate_size),
     }
     is_half_byte = scheme.bits == 4

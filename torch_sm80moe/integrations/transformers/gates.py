@@ -59,6 +59,17 @@ class Gate(NamedTuple):
         return ", ".join(words)
 
 
+SWIGLU = Gate("silu", gated=True)
+
+
+def gate_of(experts: Any) -> Gate | None:
+    """Return the gate of a module, by its class or by asking it; None if it is its own."""
+    if is_swiglu(experts):
+        return SWIGLU
+    with torch.inference_mode(False), torch.no_grad():
+        return recognise(experts)
+
+
 def is_swiglu(experts: Any) -> bool:
     """Return whether the module is known to compute silu(gate) * up, without asking it."""
     return (

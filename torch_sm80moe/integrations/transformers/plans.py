@@ -20,7 +20,7 @@ class Plan(NamedTuple):
     activation: dict[str, Any]  # the gate as arguments, with tensors on the module's device
 
 
-_SWIGLU = Plan(gates.Gate("silu", gated=True), {"activation": "silu"})
+_SWIGLU = Plan(gates.SWIGLU, {"activation": "silu"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,15 +82,16 @@ _prepare_eagerly: Callable[[Any], _Prepared] = torch.compiler.disable(
 
 
 def _arguments(gate: gates.Gate | None, down: torch.Tensor) -> dict[str, Any]:
-    """Return what `fused_moe` and `grouped_gemm` are told; constants once for each of E experts."""
     if gate is None:
         return {"activation": "identity"}
-    arguments: dict[str, Any] = {
-        "activation": gate.activation,
-        "gate_up_order": gate.gate_up_order,
-    }
+    return arguments(gate, down.size(0), down.device)
+
+
+def arguments(gate: gates.Gate, num_experts: int, device: torch.device | str) -> dict[str, Any]:
+    """Return what `fused_moe` and `grouped_gemm` are told; constants once for each of E experts."""
+    found: dict[str, Any] = {"activation": gate.activation, "gate_up_order": gate.gate_up_order}
     if gate.swiglu is not None:
         for name, value in gate.swiglu._asdict().items():
-            constant = torch.full((), value, dtype=torch.float32, device=down.device)
-            arguments[f"swiglu_{name}"] = constant.expand(down.size(0))
-    return arguments
+            constant = torch.full((), value, dtype=torch.float32, device=device)
+            found[f"swiglu_{name}"] = constant.expand(num_experts)
+    return found
