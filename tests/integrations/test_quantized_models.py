@@ -16,6 +16,7 @@ transformers = pytest.importorskip("transformers")
 
 from transformers import AutoModelForCausalLM  # noqa: E402
 
+from tests.integrations import families  # noqa: E402
 from torch_sm80moe.integrations.transformers import quantize_experts  # noqa: E402
 from torch_sm80moe.integrations.transformers.quantization import calibrate_experts  # noqa: E402
 from torch_sm80moe.integrations.transformers.quantized_experts import (  # noqa: E402
@@ -29,10 +30,6 @@ from torch_sm80moe.quantization.text import read_windows  # noqa: E402
 LARGEST_ERRORS = {
     "w8a16": 0.02, "w8a8": 0.03, "w8a8-static": 0.06, "w4a16-g32": 0.12, "fp8-block": 0.04,
     "mxfp4": 0.15,
-}  # fmt: skip
-MIXTRAL = {
-    "hidden_size": 64, "intermediate_size": 96, "num_local_experts": 4, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128,
 }  # fmt: skip
 
 
@@ -124,16 +121,63 @@ def test_generate(tiny_moe):
     assert out.shape == (1, prompt().size(1) + 8)
 
 
-def test_a_family_whose_checkpoint_has_other_names(tmp_path):
-    config = transformers.AutoConfig.for_model("mixtral", **MIXTRAL)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+@pytest.mark.parametrize(
+    "family", ["mixtral", "nemotron_h", "minimax_m3_vl", "openai_privacy_filter", "gpt_oss"]
+)
+def test_checkpoints_of_other_families(family, tmp_path):
+    """Of other names, without a gate, with biases, transposed, interleaved."""
+    if family not in families.families_of_transformers():
+        pytest.skip(f"this transformers has no {family}")
+    model = families.random_model(family)
     model.save_pretrained(tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "out", QuantScheme.parse("w8a16-g32"))
+    ids = torch.arange(20)[None]
+    expected = quantize_experts(model, "w8a16-g32")(input_ids=ids, use_cache=False)[0]
+    loaded = type(model).from_pretrained(tmp_path / "out").eval()
+    assert torch.equal(loaded(input_ids=ids, use_cache=False)[0], expected)
+
+
+def test_names_in_a_converted_checkpoint_are_those_of_its_source(tmp_path):
+    families.random_model("mixtral").save_pretrained(tmp_path / "source")
     convert(tmp_path / "source", tmp_path / "out", QuantScheme.parse("w8a16-g32"))
     names = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert "model.layers.1.block_sparse_moe.experts.w2.scale" in names["weight_map"]
+
+
+def write_gpt_oss(folder):
+    """Write experts as gpt-oss is published; return the model, in what transformers makes of it."""
+    mxfp4 = pytest.importorskip("transformers.integrations.mxfp4")
+    model = families.random_model("gpt_oss")
+    tensors = dict(model.state_dict())
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+        num_experts, k, n = tensors.pop(name).shape
+        blocks = torch.randint(0, 256, (num_experts, n, k // 32, 16), dtype=torch.uint8)
+        scales = torch.randint(120, 126, (num_experts, n, k // 32), dtype=torch.uint8)
+        tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        weight = mxfp4.convert_moe_packed_tensors(blocks, scales, dtype=torch.bfloat16)
+        model.get_parameter(name).data = weight
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    model.config.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    settings = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    return model
+
+
+def test_gpt_oss_is_what_transformers_dequantises(tmp_path):
+    model = write_gpt_oss(tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "out")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    layers = zip(model.model.layers, loaded.model.layers, strict=True)
+    for theirs, ours in ((theirs.mlp.experts, ours.mlp.experts) for theirs, ours in layers):
+        assert str(ours.scheme) == "mxfp4" and ours.is_packed
+        assert torch.equal(ours.quantized().w13.dequantize(torch.bfloat16).mT, theirs.gate_up_proj)
+        assert torch.equal(ours.quantized().w2.dequantize(torch.bfloat16).mT, theirs.down_proj)
     ids = torch.arange(20)[None]
-    expected = quantize_experts(model, "w8a16-g32")(ids).logits
-    assert torch.equal(load(tmp_path / "out")(ids).logits, expected)
+    model.set_experts_implementation("sm80moe")
+    expected = model(ids, use_cache=False).logits
+    assert testing.measure_error(loaded(ids, use_cache=False).logits, expected).relative < 0.01
 
 
 def test_calibration_takes_arguments_of_the_model(tiny_moe):
@@ -183,6 +227,10 @@ def test_broken_checkpoints_are_refused(tmp_path, tiny_moe):
     scale = tensors["model.layers.1.mlp.experts.w13.scale"]
     save_file(tensors | {"model.layers.1.mlp.experts.w13.scale": scale * 0}, path, {"format": "pt"})
     with pytest.raises(ValueError, match=r"layers.1.mlp.experts: must be .* positive, got 0.0"):
+        load(tmp_path / "out")
+    del tensors["model.layers.1.mlp.experts.w13.scale"]
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"must hold w13.scale of 3 layers, got 2"):
         load(tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     for change, message in (({"version": 2}, "version must be 1"), ({"scheme": "x"}, "name must")):

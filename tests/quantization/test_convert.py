@@ -6,7 +6,13 @@ import os
 import pytest
 import torch
 
-from torch_sm80moe.quantization import QuantScheme, StaticActivation, quantize, state
+from torch_sm80moe.quantization import (
+    QuantizedExperts,
+    QuantScheme,
+    StaticActivation,
+    quantize,
+    state,
+)
 
 pytest.importorskip("safetensors")
 
@@ -16,6 +22,7 @@ from safetensors.torch import save_file
 from tests.quantization import checkpoints
 from torch_sm80moe.quantization.checkpoint import Checkpoint, CheckpointError
 from torch_sm80moe.quantization.convert import convert
+from torch_sm80moe.quantization.importers import read_mxfp4
 
 W8A16 = QuantScheme.parse("w8a16")
 FIRST = checkpoints.EXPERTS.format(0)
@@ -195,6 +202,42 @@ def test_a_quantised_checkpoint_may_be_quantised_again(tmp_path):
     assert torch.equal(found, quantize(w13.float(), W8A16).dequantize())
 
 
+def mxfp4_layer():
+    """Make the experts of a layer as gpt-oss stores them: E 2, H 64, I 128."""
+    shapes = {"gate_up_proj": (2, 256, 2), "down_proj": (2, 64, 4)}
+    tensors = {}
+    for name, shape in shapes.items():
+        blocks = torch.randint(0, 256, (*shape, 16), dtype=torch.uint8)
+        tensors[f"{FIRST}.{name}_blocks"] = blocks
+        tensors[f"{FIRST}.{name}_scales"] = torch.randint(115, 123, shape, dtype=torch.uint8)
+    return tensors
+
+
+def test_blocks_and_scales_keep_their_numbers_and_biases_come_along(tmp_path):
+    tensors = mxfp4_layer()
+    biases = {f"{FIRST}.gate_up_proj_bias": (2, 256), f"{FIRST}.down_proj_bias": (2, 64)}
+    biases = {name: torch.randn(shape) for name, shape in biases.items()}
+    settings = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    source = checkpoints.write(tmp_path / "source", tensors | biases, quantization_config=settings)
+    convert(source, tmp_path / "target")
+    target = Checkpoint(tmp_path / "target")
+    assert target.quantization_config["scheme"] == "mxfp4"
+    weights = [
+        read_mxfp4(tensors[f"{FIRST}.{name}_blocks"], tensors[f"{FIRST}.{name}_scales"])
+        for name in ("gate_up_proj", "down_proj")
+    ]
+    expected = state.to_tensors(QuantizedExperts(*weights))
+    for name, tensor in expected.items():
+        assert torch.equal(target.read(f"{FIRST}.{name}"), tensor)
+    for name, bias in zip(("w13_bias", "w2_bias"), biases.values(), strict=True):
+        assert torch.equal(target.read(f"{FIRST}.{name}"), bias.bfloat16())
+    assert len(target.file_of) == len(expected) + 2
+
+    convert(source, tmp_path / "again", W8A16, method="absmax")
+    again = Checkpoint(tmp_path / "again").read(f"{FIRST}.w13.values")
+    assert torch.equal(again, quantize(weights[0].dequantize(), W8A16).values)
+
+
 def remove(tensors, name):
     return {key: tensor for key, tensor in tensors.items() if key != name}
 
@@ -213,15 +256,30 @@ def remove(tensors, name):
         (
             lambda t: {f"{FIRST}.gate_up_proj": torch.ones(2, 64, 256)},
             W8A16,
-            "must hold gate_up_proj and down_proj, got one of them",
+            "must hold down_proj, gate_up_proj, got none named down_proj",
+        ),
+        (
+            lambda t: {f"{FIRST}.gate_up_proj_blocks": torch.ones(2, 64, 2, 16).byte()},
+            W8A16,
+            "must hold down_proj, gate_up_proj, got none named down_proj",
+        ),
+        (
+            lambda t: mxfp4_layer() | {f"{FIRST}.down_proj_scales": torch.ones(2, 64, 3).byte()},
+            W8A16,
+            r"down_proj: must be what its settings say, .*scale must have shape \[2, 64, 4\]",
+        ),
+        (
+            lambda t: mxfp4_layer() | {f"{FIRST}.down_proj_bias": torch.ones(2, 64)},
+            W8A16,
+            "got none named gate_up_proj_bias",
         ),
         (
             lambda t: {
                 f"{FIRST}.gate_up_proj": torch.ones(2, 64, 256),
-                f"{FIRST}.down_proj": torch.ones(2, 128, 64),
+                f"{FIRST}.down_proj": torch.ones(2, 64, 128),
             },
             W8A16,
-            r"must hold gate_up_proj \[E, 2I, H\] and down_proj \[E, H, I\], got \[2, 64, 256\]",
+            r"must hold weights \[E, 2I, H\] and \[E, H, I\], or both .*, got \[2, 64, 256\] and",
         ),
         (
             lambda t: t | {f"{FIRST}.0.up_proj.weight": torch.full((128, 64), torch.nan)},

@@ -18,7 +18,10 @@ _ONE_EXPERT = re.compile(
     r"(?P<layer>.+\.experts)\.(?P<expert>\d+)"
     r"\.(?P<projection>gate_proj|up_proj|down_proj|w1|w3|w2)\.(?P<part>[^.]+)"
 )
-_ALL_EXPERTS = re.compile(r"(?P<layer>.+\.experts)\.(?P<projection>gate_up_proj|down_proj)")
+_ALL_EXPERTS = re.compile(
+    r"(?P<layer>.+\.experts)\.(?P<projection>gate_up_proj|up_proj|down_proj)"
+    r"(?P<part>|_blocks|_scales|_bias)"
+)
 _OF_EXPERTS = re.compile(r"(?P<layer>.+\.experts)\.")
 # Mixtral's names.
 _PROJECTIONS = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
@@ -29,17 +32,35 @@ class CheckpointError(ValueError):
 
 
 class ExpertLayer(NamedTuple):
-    """Where the experts of a layer are, as the modules of their projections.
+    """Where the experts of a layer are.
 
     Attributes:
         name: of the module that holds the experts.
-        experts: for each expert its gate, up and down module; empty if the layer is stacked.
-        is_stacked: whether the tensors `gate_up_proj` and `down_proj` hold all experts.
+        experts: for each expert the modules of its projections, gate (if there is one), up and
+            down; empty if the layer is stacked.
+        stacked: the names of the tensors that hold all experts; empty if there are modules.
     """
 
     name: str
-    experts: tuple[tuple[str, str, str], ...]
-    is_stacked: bool
+    experts: tuple[tuple[str, ...], ...] = ()
+    stacked: frozenset[str] = frozenset()
+
+    @property
+    def projections(self) -> tuple[str, str]:
+        """The names of both weights of a stacked layer."""
+        has_gate = any(name.startswith("gate_up_proj") for name in self.stacked)
+        first, second = "gate_up_proj" if has_gate else "up_proj", "down_proj"
+        return f"{self.name}.{first}", f"{self.name}.{second}"
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether it is stacked as blocks and scales of mxfp4."""
+        return "down_proj_blocks" in self.stacked
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether it is stacked, with biases."""
+        return "down_proj_bias" in self.stacked
 
 
 class Checkpoint:
@@ -170,27 +191,42 @@ def _find_layers(names: Iterable[str]) -> Iterator[ExpertLayer]:
             mine = modules.setdefault(match["layer"], {})
             mine[int(match["expert"]), projection] = name.rpartition(".")[0]
         elif match := _ALL_EXPERTS.fullmatch(name):
-            stacked.setdefault(match["layer"], set()).add(match["projection"])
+            stacked.setdefault(match["layer"], set()).add(name.rpartition(".")[2])
         else:
-            raise CheckpointError(
-                f"{name}: experts must have gate, up and down projections alone, got another tensor"
-            )
+            raise _another_tensor(name)
+    for layer in modules.keys() & stacked.keys():
+        raise _another_tensor(f"{layer}.{min(stacked[layer])}")
     for layer in sorted(modules.keys() | stacked.keys(), key=natural_key):
         if layer in modules:
-            yield ExpertLayer(layer, _complete(layer, modules[layer]), is_stacked=False)
-        elif stacked[layer] == {"gate_up_proj", "down_proj"}:
-            yield ExpertLayer(layer, (), is_stacked=True)
+            yield ExpertLayer(layer, _complete(layer, modules[layer]))
         else:
-            raise CheckpointError(f"{layer}: must hold gate_up_proj and down_proj, got one of them")
+            yield _complete_stack(ExpertLayer(layer, stacked=frozenset(stacked[layer])))
 
 
-def _complete(layer: str, modules: dict[tuple[int, str], str]) -> tuple[tuple[str, str, str], ...]:
+def _another_tensor(name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{name}: experts must have gate, up and down projections alone, got another tensor"
+    )
+
+
+def _complete(layer: str, modules: dict[tuple[int, str], str]) -> tuple[tuple[str, ...], ...]:
     num_experts = 1 + max(expert for expert, _ in modules)
+    has_gate = any(projection == "gate_proj" for _, projection in modules)
+    projections = (*(("gate_proj",) if has_gate else ()), "up_proj", "down_proj")
     for expert in range(num_experts):
-        for projection in ("gate_proj", "up_proj", "down_proj"):
+        for projection in projections:
             if (expert, projection) not in modules:
                 raise CheckpointError(f"{layer}: expert {expert} must have {projection}, got none")
-    return tuple(
-        (modules[e, "gate_proj"], modules[e, "up_proj"], modules[e, "down_proj"])
-        for e in range(num_experts)
-    )
+    return tuple(tuple(modules[e, p] for p in projections) for e in range(num_experts))
+
+
+def _complete_stack(layer: ExpertLayer) -> ExpertLayer:
+    parts = ("_blocks", "_scales") if layer.has_blocks else ("",)
+    parts = (*parts, "_bias") if layer.has_bias else parts
+    projections = [name.rpartition(".")[2] for name in layer.projections]
+    wanted = {f"{projection}{part}" for projection in projections for part in parts}
+    for name in sorted(wanted ^ layer.stacked):
+        got = "one more tensor" if name in layer.stacked else "none"
+        names = ", ".join(sorted(wanted))
+        raise CheckpointError(f"{layer.name}: must hold {names}, got {got} named {name}")
+    return layer

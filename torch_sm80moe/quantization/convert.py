@@ -86,7 +86,8 @@ def convert(
             raise CheckpointError(
                 f"{layer.name}: must be {found} like others, got {experts.scheme}"
             )
-        return {f"{layer.name}.{part}": t for part, t in state.to_tensors(experts).items()}
+        tensors = {**state.to_tensors(experts), **weights.biases(layer)}
+        return {f"{layer.name}.{part}": tensor for part, tensor in tensors.items()}
 
     output = OutputFolder(Path(target), request)
     for layer in _show(layers, "experts", console):

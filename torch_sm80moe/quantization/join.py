@@ -12,20 +12,22 @@ from torch_sm80moe.quantization.scheme import FP8_BLOCK, PER_CHANNEL, PER_TENSOR
 from torch_sm80moe.quantization.weights import QuantizedWeight
 
 
-def join_rows(gate: QuantizedWeight, up: QuantizedWeight) -> QuantizedWeight:
-    """Return the weight that holds the rows of `gate`, then those of `up`.
+def join_rows(weights: Sequence[QuantizedWeight]) -> QuantizedWeight:
+    """Return the weight that holds the rows of one, then those of the next: of gate and up.
 
-    Scales per tensor become scales per channel, because the two may differ.
+    Scales per tensor become scales per channel, because they may differ.
 
     Raises:
         ValueError: the schemes differ, or a block would hold rows of both.
     """
-    _require_same_scheme([gate, up])
-    if gate.scheme.block is not None and gate.shape[1] % FP8_BLOCK[0] != 0:
-        raise ValueError(
-            f"{gate.scheme}: gate must have a multiple of {FP8_BLOCK[0]} rows, got {gate.shape[1]}"
-        )
-    return _concatenate([per_channel(gate), per_channel(up)], dim=1)
+    _require_same_scheme(weights)
+    for weight in weights[:-1]:
+        if weight.scheme.block is not None and weight.shape[1] % FP8_BLOCK[0] != 0:
+            raise ValueError(
+                f"{weight.scheme}: gate must have a multiple of {FP8_BLOCK[0]} rows, "
+                f"got {weight.shape[1]}"
+            )
+    return _concatenate([per_channel(weight) for weight in weights], dim=1)
 
 
 def stack(weights: Sequence[QuantizedWeight]) -> QuantizedWeight:

@@ -6,8 +6,11 @@ configuration of such a checkpoint.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+from safetensors import safe_open
 from torch import nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
@@ -59,13 +62,18 @@ class ExpertsQuantizer(HfQuantizer):
         super().__init__(*arguments, **settings)
         self._layers: dict[str, FusedLayer] = {}
 
-    def _process_model_before_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
+    def _process_model_before_weight_loading(
+        self, model: nn.Module, checkpoint_files: Sequence[str] | None = None, **_: Any
+    ) -> nn.Module:
         scheme = QuantScheme.parse(self.quantization_config.scheme)
+        names: Counter[str] = Counter()
         for name, experts in find_experts(model).items():
             layer = require_layer(name, experts, scheme)
             self._layers[name] = layer
             module = QuantizedModelExperts(scheme, *layer.sizes, **layer.options("meta"))
             model.set_submodule(name, module)
+            names.update(list(module.state_dict()))
+        _require_tensors(names, checkpoint_files or ())
         return model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
@@ -89,6 +97,23 @@ class ExpertsQuantizer(HfQuantizer):
     def is_compileable(self) -> bool:
         """Whether `generate` may compile the model."""
         return QuantScheme.parse(self.quantization_config.scheme).activation == "16bit"
+
+
+def _require_tensors(wanted: Counter[str], files: Sequence[str]) -> None:
+    """Refuse a checkpoint that lacks tensors of experts: transformers would make them up.
+
+    Names are compared by their ends, because a checkpoint may name a model's layers otherwise.
+    """
+    held: Counter[str] = Counter()
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            names = tuple(file.keys())
+        held.update(end for end in wanted for name in names if name.endswith(f".{end}"))
+    for end, count in wanted.items():
+        if files and held[end] != count:
+            raise ValueError(
+                f"{QUANT_METHOD}: checkpoint must hold {end} of {count} layers, got {held[end]}"
+            )
 
 
 def _pack(name: str, module: QuantizedModelExperts) -> None:

@@ -14,7 +14,10 @@ from torch_sm80moe.quantization.importers import awq, compressed_tensors, fp8, g
 from torch_sm80moe.quantization.importers.linear import Linear, Reader
 from torch_sm80moe.quantization.importers.mxfp4 import read_mxfp4
 
-__all__ = ["Linear", "Reader", "read_mxfp4", "reader_for"]
+__all__ = ["STACKED_METHODS", "Linear", "Reader", "read_mxfp4", "reader_for"]
+
+# Here experts alone are quantised, and one tensor holds all of a layer: no reader is needed.
+STACKED_METHODS = ("mxfp4",)
 
 _READERS: dict[str, Callable[[Mapping[str, Any]], Reader]] = {
     "awq": awq.reader,
@@ -32,6 +35,6 @@ def reader_for(config: Mapping[str, Any]) -> Reader:
     """
     method = str(config.get("quant_method"))
     if method not in _READERS:
-        names = ", ".join(_READERS)
+        names = ", ".join(sorted((*_READERS, *STACKED_METHODS)))
         raise ValueError(f"import: quant_method must be one of {names}, got {method}")
     return _READERS[method](config)
