@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch_sm80moe.bench import formats
 from torch_sm80moe.bench.models import MODELS, Model
 from torch_sm80moe.bench.plan import TOKENS
 
@@ -22,15 +23,18 @@ def cell(
     times_floor: float,
     dtype: str = "bfloat16",
     routing: str = "balanced",
+    weights: str = formats.DENSE,
 ) -> dict[str, Any]:
     active = min(model.num_experts, tokens * model.top_k)
-    num_bytes, flops = active * model.expert_bytes, model.flops(tokens)
-    floor_us = 1e6 * max(num_bytes / LIMITS["dram_read"], flops / LIMITS[f"mma_{dtype}"])
+    expert_bytes, flops = formats.expert_bytes(model, weights), model.flops(tokens)
+    num_bytes, mma = active * expert_bytes, LIMITS[formats.mma_ceiling(dtype, weights)]
+    floor_us = 1e6 * max(num_bytes / LIMITS["dram_read"], flops / mma)
     us = times_floor * floor_us
     return {
         "model": model.name,
         "shape": list(model[1:]),
         "dtype": dtype,
+        "format": weights,
         "routing": routing,
         "tokens": tokens,
         "us": {"median": us, "p10": 0.98 * us, "p90": 1.03 * us, "num_samples": 100},
@@ -40,6 +44,7 @@ def cell(
         "tflops": flops / us / 1e6,
         "gbps": num_bytes / us / 1e3,
         "weight_bytes": num_bytes,
+        "memory_bytes": model.num_experts * expert_bytes,
         "relative_error": 3e-3,
         "calls_per_replay": 16,
         "routings": 8,

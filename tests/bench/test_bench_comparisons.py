@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from torch_sm80moe import functional
+from torch_sm80moe import functional, functional_quantized
 from torch_sm80moe.bench import layer, results, rivals, run, stages, tactics
 from torch_sm80moe.bench.models import parse_shape
 from torch_sm80moe.bench.plan import QUICK_LOOP, Plan
@@ -111,6 +111,23 @@ def test_selected_tactics_are_compared_with_the_best(case, two_tactics):
     first, second = tactics.measure(case, 8, QUICK_LOOP).values()
     assert first == {"selected": 0, "best": 0, "over_best": 1.0, "us": {0: 12.5, 1: 25.0}}
     assert (second["selected"], second["best"], second["over_best"]) == (1, 0, 2.0)
+
+
+def test_packed_weights_are_timed_without_a_forced_tactic_too(
+    imaginary_gpu, two_tactics, monkeypatch
+):
+    quantized = functional_quantized.grouped_gemm_quantized
+
+    def forced(*arguments, tactic=-1, **others):
+        if tactic in (0, 2):
+            raise RuntimeError("tactic must have a kernel for the format")
+        return quantized(*arguments, **others)
+
+    monkeypatch.setattr(functional_quantized, "grouped_gemm_quantized", forced)
+    monkeypatch.setattr(tactics, "_UNFORCED", 3)
+    case = layer.Case(layer.Layers(SMALL, torch.bfloat16, "w4a16-g32"), "half", 20)
+    for row in tactics.measure(case, 8, QUICK_LOOP).values():
+        assert row == {"selected": 3, "best": 1, "over_best": 2.0, "us": {1: 25.0, 3: 50.0}}
 
 
 def test_everything_is_printed_and_written(imaginary_gpu, two_tactics, monkeypatch, tmp_path):

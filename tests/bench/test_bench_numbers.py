@@ -8,14 +8,16 @@ import math
 import pytest
 import torch
 
+from torch_sm80moe.bench import formats
 from torch_sm80moe.bench.budget import Budget
 from torch_sm80moe.bench.floor import Limits, Work, mean_floor_us
 from torch_sm80moe.bench.layer import Case, Layers, copies_wanted
-from torch_sm80moe.bench.models import MODELS, find_model, parse_shape
+from torch_sm80moe.bench.models import MODELS, find_model, num_active, parse_shape
 from torch_sm80moe.bench.plan import Plan
 from torch_sm80moe.bench.routings import ROUTINGS, make_routing
 from torch_sm80moe.bench.summary import Summary, geometric_mean, summarize
 from torch_sm80moe.bench.timing import Loop
+from torch_sm80moe.quantization import unpack
 
 CPU = torch.device("cpu")
 MIXTRAL = find_model("mixtral")
@@ -41,7 +43,47 @@ def test_floors_of_calls_are_averaged_and_not_their_work():
 
 def test_only_chosen_experts_are_read():
     ids = torch.tensor([[3, 1], [1, 7]])
-    assert MIXTRAL.active_bytes(ids) == 3 * MIXTRAL.expert_bytes
+    assert num_active(ids) == 3
+
+
+def test_the_floor_of_a_format_reads_values_and_scales():
+    values = 3 * 4096 * 14336
+    groups, rows = values // 128, 2 * 14336 + 4096
+    wanted = {
+        "16bit": 2 * values,
+        "w8a16": values + 2 * rows,
+        "w8a16-asym": values + 3 * rows,
+        "w8a16-tensor": values + 2 * 2,
+        "w4a16-g128": values // 2 + 2 * groups,
+        "w4a16-g128-asym": values // 2 + 2 * groups + groups // 2,
+        "fp8-block": values + 2 * groups // 128,
+        "mxfp4": values // 2 + values // 32,
+    }
+    assert {name: formats.expert_bytes(MIXTRAL, name) for name in wanted} == wanted
+
+
+def test_int8_activations_have_the_ceiling_of_int8():
+    assert formats.mma_ceiling("bfloat16", "w4a16") == "mma_bfloat16"
+    assert formats.mma_ceiling("float16", "16bit") == "mma_float16"
+    assert formats.mma_ceiling("bfloat16", "w8a8") == "mma_int8"
+
+
+@pytest.mark.parametrize("name", ["16bit", "w8a16-asym", "w4a16-g64", "fp8-channel", "mxfp4"])
+def test_random_weights_are_what_they_mean_and_keep_sizes(name):
+    shape = (3, 96, 256)
+    weight = formats.random_weight(shape, torch.bfloat16, name, CPU)
+    meaning = formats.Meaning(weight)
+    assert [meaning.size(dim) for dim in range(3)] == list(shape)
+    if name == "16bit":
+        whole = weight.float()
+    else:
+        whole = unpack(weight).dequantize()
+        assert str(weight.scheme) == name
+    assert torch.equal(torch.stack([meaning[expert].float() for expert in range(3)]), whole)
+    assert whole.norm(dim=2).mean() == pytest.approx(1, rel=0.1)
+    other = formats.copy(weight)
+    assert formats.num_bytes(other) == formats.num_bytes(weight)
+    assert torch.equal(formats.Meaning(other)[1], meaning[1])
 
 
 # What w2 alone has, in L2 sizes: an active expert's half, and all of them.
@@ -65,12 +107,16 @@ def test_geometric_mean():
 
 
 def test_cells_are_grouped_by_weights():
-    plan = Plan(dtypes=("bfloat16", "float16"), routings=("balanced", "half"))
+    plan = Plan(
+        dtypes=("bfloat16", "float16"),
+        formats=("16bit", "w8a16", "mxfp4"),
+        routings=("balanced", "half"),
+    )
     cells = plan.cells()
-    assert len(cells) == len(set(map(str, cells))) == 6 * 2 * 2 * 7
-    groups = [(cell.model, cell.dtype) for cell in cells]
+    assert len(cells) == len(set(map(str, cells))) == 6 * 2 * 3 * 2 * 7
+    groups = [(cell.model, cell.dtype, cell.format) for cell in cells]
     changes = sum(a != b for a, b in itertools.pairwise(groups))
-    assert changes == 6 * 2 - 1
+    assert changes == 6 * 2 * 3 - 1
 
 
 def test_the_default_run_is_the_table_of_the_targets():

@@ -14,7 +14,7 @@ from tests.bench.synthetic import cell, result
 from torch_sm80moe import cli
 from torch_sm80moe.bench.models import MODELS
 from torch_sm80moe.bench.plan import TOKENS
-from torch_sm80moe.bench.report import page
+from torch_sm80moe.bench.report import formats, page
 from torch_sm80moe.bench.report.measured import Measured, Place
 from torch_sm80moe.bench.report.targets import load as load_targets
 from torch_sm80moe.bench.report.targets import verdicts
@@ -138,7 +138,9 @@ def found(*cells, limit=0) -> dict[str, tuple[str, bool]]:
     content = result(list(cells))
     content["machine"]["shared_memory_limit"] = limit
     targets = load_targets(TARGETS)
-    return {v.target: (v.found, v.met) for v in verdicts(targets, Measured([content]))}
+    measured = Measured([content])
+    judged = [*verdicts(targets, measured), *formats.verdicts(targets, measured)]
+    return {v.target: (v.found, v.met) for v in judged}
 
 
 def test_published_rivals_are_scaled_by_the_short_limits():
@@ -158,6 +160,62 @@ def test_other_dtypes_and_routings_are_compared_with_the_same_cells():
     assert worst["float16, balanced"] == ("1.144", False)
     assert worst["bfloat16, half"] == ("1.144", True)
     assert "bfloat16, zipf" not in worst
+
+
+def packed(model, tokens, times_floor, weights):
+    return cell(model, tokens, times_floor, weights=weights)
+
+
+def test_formats_are_compared_with_16_bits(write):
+    cells = [cell(MIXTRAL, t, 1.0) for t in (1, 4)]
+    cells += [packed(MIXTRAL, t, 1.2, "w8a16") for t in (1, 4)] + [packed(QWEN, 1, 1.3, "mxfp4")]
+    text = write(result(cells))
+    rows = table(text, "## Formats, bfloat16, balanced routing")
+    memory = {row["format"]: row["memory_bytes"] / 1e6 for row in cells}
+    assert rows[2:] == [
+        f"| 16bit | 2 | 1.000 | mixtral-8x7b {memory['16bit']:.0f} |",
+        f"| w8a16 | 2 | 1.200 | mixtral-8x7b {memory['w8a16']:.0f} |",
+        f"| mxfp4 | 1 | 1.300 | qwen3-30b-a3b {memory['mxfp4']:.0f} |",
+    ]
+    speedups = table(text, "### Time of 16-bit weights over that of w8a16")[2]
+    assert speedups == "| mixtral-8x7b | 1.67 | 1.67 |"
+    assert "over that of mxfp4" not in text
+    assert "## bfloat16 with w8a16 weights, balanced routing" in text
+    assert "**1.20**" not in text, "formats have targets of their own"
+
+
+def test_16_bits_alone_have_no_section_of_formats(write):
+    assert "## Formats" not in write(result())
+
+
+def test_results_of_before_there_were_formats_are_of_16_bits(write):
+    rows = [cell(MIXTRAL, 1, 1.0), packed(MIXTRAL, 1, 1.2, "w8a16")]
+    for name in ("format", "memory_bytes"):
+        del rows[0][name]
+    assert "### Time of 16-bit weights over that of w8a16" in write(result([rows[0]]), result(rows))
+
+
+def test_formats_have_targets_of_their_own():
+    judged = found(
+        *(cell(model, 1, 1.0) for model in (MIXTRAL, QWEN)),
+        packed(MIXTRAL, 1, 1.3, "w8a16"),
+        packed(QWEN, 1, 1.38, "w8a16"),
+        packed(MIXTRAL, 1, 1.3 * 1.12, "fp8-block"),
+        packed(MIXTRAL, 1, 1.5, "w4a16-g128"),
+    )
+    assert judged["w8a16: geometric mean of 2 cells, times the floor: at most 1.35"] == (
+        "1.339",
+        True,
+    )
+    speed = "speed at T=1 over that of 16 bits: at least"
+    assert judged[f"w8a16: {speed} 1.6"] == ("1.54 (mixtral-8x7b)", False)
+    assert judged[f"w4a16-g128: {speed} 2.3"] == ("2.59 (mixtral-8x7b)", True)
+    ours, theirs = 1.1 * 1.3, 1.28
+    text, met = judged["w8a16: as fast as vLLM's Marlin MoE, W8A16 per channel"]
+    assert text == f"1 of 2 cells; the last is mixtral-8x7b at T=1, {theirs / ours:.2f}"
+    assert not met
+    over = judged["fp8-block: time over that of w8a16, geometric mean: at most 1.1"]
+    assert over == ("1.120", False)
 
 
 def test_the_average_of_selected_tactics_is_judged():

@@ -14,11 +14,12 @@ import torch
 from tests.bench.conftest import RATE
 from torch_sm80moe import cli
 from torch_sm80moe.bench import cell as cells
-from torch_sm80moe.bench import layer, results, run
+from torch_sm80moe.bench import formats, layer, results, run
 from torch_sm80moe.bench.models import parse_shape
 from torch_sm80moe.bench.plan import QUICK_LOOP, Plan
 
 SMALL = parse_shape("8,2,64,32")
+LARGER = parse_shape("8,2,256,128")  # more numbers to judge a format's error by
 
 
 @pytest.fixture
@@ -107,6 +108,46 @@ def test_what_is_no_result_is_refused(text, tmp_path):
         results.load(path)
 
 
+@pytest.mark.parametrize("name", ["w8a16", "w4a16-g32-asym", "fp8-block", "mxfp4"])
+def test_formats_are_checked_and_measured(plan, name, capsys):
+    assert run.run(replace(plan, models=(LARGER,), formats=(formats.DENSE, name)))
+    content = results.load(plan.json)
+    dense, packed = (content["cells"][i : i + 2] for i in (0, 2))
+    assert [row["format"] for row in content["cells"]] == ["16bit", "16bit", name, name]
+    for before, row in zip(dense, packed, strict=True):
+        assert 0 < row["relative_error"] < 1e-2
+        assert row["memory_bytes"] < 0.8 * before["memory_bytes"]
+        assert row["weight_bytes"] < 0.8 * before["weight_bytes"]
+    assert packed[0]["weight_bytes"] == 2 * formats.expert_bytes(LARGER, name)
+    expected = max(packed[0]["weight_bytes"], LARGER.flops(1)) / RATE * 1e6
+    assert packed[0]["floor_us"] == pytest.approx(expected)
+    printed = capsys.readouterr().out
+    assert f"{name}: geometric mean of 2 cells" in printed
+
+
+def test_a_wrong_result_of_a_format_fails_the_run(plan, monkeypatch):
+    right = layer.fused_moe
+    monkeypatch.setattr(layer, "fused_moe", lambda *inputs: right(*inputs) * 1.02)
+    assert not run.run(replace(plan, formats=("w8a16",)))
+    content = results.load(plan.json)
+    assert content["wrong"] == [f"{SMALL.name} bfloat16 w8a16 balanced T={t}" for t in (1, 20)]
+
+
+def test_sizes_that_do_not_suit_a_format_are_said_to_be_missing(plan, capsys):
+    assert run.run(replace(plan, formats=("w4a16-g128",)))
+    content = results.load(plan.json)
+    assert len(content["missing"]) == 2
+    assert content["cells"][0]["error"] == "w4a16-g128: K must be a multiple of 128, got 64"
+    assert "not measured: " in capsys.readouterr().out
+
+
+def test_rivals_run_16_bits_alone(plan, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert run.run(replace(plan, formats=(formats.DENSE, "w8a16"), rivals=True, tokens=(1,)))
+    dense, packed = results.load(plan.json)["cells"]
+    assert "rivals" in dense and "rivals" not in packed
+
+
 def refusal(capsys, *arguments: str) -> str:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["bench", *arguments])
@@ -121,6 +162,7 @@ def refusal(capsys, *arguments: str) -> str:
         (("--shape", "1,2"), "argument --shape: must be four positive numbers E,k,H,I, got '1,2'"),
         (("--tokens", "4,0"), "argument --tokens: must be a positive number, got '0'"),
         (("--dtype", "int8"), "argument --dtype: must be among bfloat16,float16, got 'int8'"),
+        (("--formats", "w8a16,w8"), "argument --formats: must be among bf16, 16bit, w8a16, "),
         (("--routing", "even"), "argument --routing: must be among balanced,zipf,half, got 'even'"),
     ],
 )
@@ -139,13 +181,14 @@ def test_without_a_device_one_sentence_says_so(capsys):
 def test_a_real_run(tmp_path):
     path = tmp_path / "result.json"
     options = ("--quick", "--stages", "--tactics", "--rivals", "--json", str(path))
+    options = (*options, "--formats", "bf16,w8a16,w4a16-g128,fp8-block,mxfp4")
     sizes = ("--shape", "8,2,1024,512", "--tokens", "1,64")
     command = [sys.executable, "-m", "torch_sm80moe", "bench", *options, *sizes]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads(path.read_text())
     assert content["machine"]["device"]["name"] == torch.cuda.get_device_name()
-    assert [row["tokens"] for row in content["cells"]] == [1, 64]
+    assert [row["tokens"] for row in content["cells"]] == 5 * [1, 64]
     for row in content["cells"]:
         assert row["us"]["p10"] <= row["us"]["median"] <= row["us"]["p90"]
         assert row["times_floor"] > 0.9

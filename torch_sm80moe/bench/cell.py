@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from torch_sm80moe import testing
-from torch_sm80moe.bench import layer, rivals, stages, tactics, timing
+from torch_sm80moe.bench import formats, layer, rivals, stages, tactics, timing
 from torch_sm80moe.bench.ceilings import Ceiling
 from torch_sm80moe.bench.floor import Limits, mean_floor_us
 from torch_sm80moe.bench.plan import Cell, Plan
@@ -24,9 +24,10 @@ class DeviceLimits(NamedTuple):
     short: Limits
 
 
-def limits_for(dtype: str, ceilings: dict[str, Ceiling]) -> DeviceLimits:
-    """Return the ceilings that bound a layer of this dtype."""
-    dram, mma = ceilings["dram_read"], ceilings[f"mma_{dtype}"]
+def limits_for(cell: Cell, ceilings: dict[str, Ceiling]) -> DeviceLimits:
+    """Return the ceilings that bound a cell."""
+    mma = ceilings[formats.mma_ceiling(cell.dtype, cell.format)]
+    dram = ceilings["dram_read"]
     return DeviceLimits(
         Limits(dram.sustained.median, mma.sustained.median), Limits(dram.short, mma.short)
     )
@@ -55,6 +56,7 @@ def measure(cell: Cell, layers: layer.Layers, limits: DeviceLimits, plan: Plan) 
         "short_floor_us": mean_floor_us(case.works, limits.short),
         **rates(us, num_bytes, cell.model.flops(cell.num_tokens)),
         "weight_bytes": num_bytes,
+        "memory_bytes": layers.num_bytes,
         "relative_error": error,
         "calls_per_replay": num_calls,
         "routings": len(case.routings),
@@ -66,7 +68,7 @@ def measure(cell: Cell, layers: layer.Layers, limits: DeviceLimits, plan: Plan) 
         row["stages_us"] = stages.measure(replay, num_calls, us.median, plan.loop)
     if plan.tactics:
         row["tactics"] = tactics.measure(case, num_calls, plan.short_loop)
-    if plan.rivals:
+    if plan.rivals and cell.format == formats.DENSE:
         row["rivals"] = {
             rival.name: rivals.measure(rival, case, num_calls, plan.loop)
             for rival in rivals.RIVALS
@@ -81,6 +83,7 @@ def identity(cell: Cell) -> dict[str, Any]:
         "model": cell.model.name,
         "shape": list(cell.model[1:]),
         "dtype": cell.dtype,
+        "format": cell.format,
         "routing": cell.routing,
         "tokens": cell.num_tokens,
     }
@@ -94,4 +97,4 @@ def rates(us: Summary, num_bytes: float, flops: int) -> dict[str, float]:
 def make_layers(cell: Cell) -> layer.Layers:
     """Make the weights that this cell, and others of its group, take."""
     torch.manual_seed(_SEED)
-    return layer.Layers(cell.model, getattr(torch, cell.dtype))
+    return layer.Layers(cell.model, getattr(torch, cell.dtype), cell.format)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from torch_sm80moe import functional, reference, testing
-from torch_sm80moe.bench import timing
+from torch_sm80moe import reference, testing
+from torch_sm80moe.bench import formats, timing
 from torch_sm80moe.bench.floor import Work
-from torch_sm80moe.bench.models import Model
+from torch_sm80moe.bench.models import Model, num_active
 from torch_sm80moe.bench.routings import Routing, make_routing
 
 # Calls with few tokens differ more, and are shorter.
@@ -27,38 +27,42 @@ Experts = Callable[..., torch.Tensor]  # takes testing.Inputs, in their order
 
 
 class Weights(NamedTuple):
-    """The weights of one layer."""
+    """The weights of one layer: tensors, or packed weights."""
 
-    w13: torch.Tensor  # [E, 2I, H]
-    w2: torch.Tensor  # [E, H, I]
+    w13: Any  # [E, 2I, H]
+    w2: Any  # [E, H, I]
 
 
 class Layers:
     """Layers of one model with the same random weights in different memory."""
 
-    def __init__(self, model: Model, dtype: torch.dtype) -> None:
-        """Make one layer."""
-        self.model = model
-        experts, hidden, intermediate = model.num_experts, *model[3:]
-        shapes = ((experts, 2 * intermediate, hidden), (experts, hidden, intermediate))
+    def __init__(
+        self, model: Model, dtype: torch.dtype, weight_format: str = formats.DENSE
+    ) -> None:
+        """Make one layer.
+
+        Raises:
+            ValueError: the model's sizes do not suit the format.
+        """
+        self.model, self.dtype, self.format = model, dtype, weight_format
         # Activations of size one throughout, as in testing.Problem.
-        tensors = (
-            torch.empty(shape, dtype=dtype, device=DEVICE).normal_(std=shape[-1] ** -0.5)
-            for shape in shapes
+        weights = (
+            formats.random_weight((model.num_experts, n, k), dtype, weight_format, DEVICE)
+            for n, k in model.matrices
         )
-        self.layers = [Weights(*tensors)]
+        self.layers = [Weights(*weights)]
 
     @property
     def num_bytes(self) -> int:
-        """What one layer takes."""
-        return self.model.num_experts * self.model.expert_bytes
+        """The memory that one layer takes."""
+        return sum(formats.num_bytes(weight) for weight in self.layers[0])
 
     def copy_until(self, wanted: int) -> None:
         """Copy the layer until there are `wanted`, or until half of the free memory is used."""
         free, _ = torch.cuda.mem_get_info()
         affordable = len(self.layers) + free // 2 // self.num_bytes
         while len(self.layers) < min(wanted, affordable):
-            self.layers.append(Weights(*(tensor.clone() for tensor in self.layers[0])))
+            self.layers.append(Weights(*map(formats.copy, self.layers[0])))
 
 
 def copies_wanted(expert_bytes: int, active_bytes: int, l2_bytes: int) -> int:
@@ -76,18 +80,19 @@ class Case:
 
     def __init__(self, layers: Layers, routing: str, num_tokens: int) -> None:
         """Draw activations and routings; copy layers if few weights are active."""
-        self.model, dtype = layers.model, layers.layers[0].w2.dtype
+        self.model, self.format = layers.model, layers.format
         sizes = (num_tokens, self.model.num_experts, self.model.top_k)
         num_routings = _MANY_ROUTINGS if num_tokens <= _FEW_TOKENS else _FEW_ROUTINGS
-        self.x = torch.randn((num_tokens, self.model.hidden_size), device=DEVICE).to(dtype)
+        self.x = torch.randn((num_tokens, self.model.hidden_size), device=DEVICE).to(layers.dtype)
         self.routings = [make_routing(routing, *sizes, DEVICE) for _ in range(num_routings)]
+        expert_bytes = formats.expert_bytes(self.model, self.format)
         self.works = [
-            Work(self.model.active_bytes(routing.topk_ids), self.model.flops(num_tokens))
-            for routing in self.routings
+            Work(num_active(r.topk_ids) * expert_bytes, self.model.flops(num_tokens))
+            for r in self.routings
         ]
         least = min(work.weight_bytes for work in self.works)
         l2_bytes = torch.cuda.get_device_properties().L2_cache_size
-        self.copies_wanted = copies_wanted(self.model.expert_bytes, least, l2_bytes)
+        self.copies_wanted = copies_wanted(expert_bytes, least, l2_bytes)
         layers.copy_until(self.copies_wanted)
         self.layers = layers.layers[: self.copies_wanted]
 
@@ -118,7 +123,9 @@ class Case:
             for r, tokens in zip(self.routings, chosen, strict=True)
         ]
         weights, ids = (torch.cat(tensors) for tensors in zip(*routed, strict=True))
-        out = reference.fused_moe(self.x[torch.cat(chosen)], *self.layers[0], weights, ids)
+        w13, w2 = self.layers[0]
+        meant: Any = formats.Meaning(w13), formats.Meaning(w2)
+        out = reference.fused_moe(self.x[torch.cat(chosen)], meant[0], meant[1], weights, ids)
         outs = out.view(len(self.routings), -1, hidden_size).unbind()
         return list(zip(chosen, outs, strict=True))
 
@@ -144,4 +151,4 @@ def checked_replay(
     return captured.graph.replay, case.check(captured.outputs, roundings, what)
 
 
-fused_moe: Experts = functional.fused_moe
+fused_moe: Experts = formats.fused_moe

@@ -22,8 +22,16 @@ class Model(NamedTuple):
     intermediate_size: int
 
     @property
+    def matrices(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """N and K of both GEMMs."""
+        return (
+            (2 * self.intermediate_size, self.hidden_size),
+            (self.hidden_size, self.intermediate_size),
+        )
+
+    @property
     def expert_bytes(self) -> int:
-        """The weights of one expert."""
+        """The weights of one expert in 16 bits."""
         return _PROJECTIONS * self.hidden_size * self.intermediate_size * ELEMENT_BYTES
 
     def flops(self, num_tokens: int) -> int:
@@ -31,9 +39,10 @@ class Model(NamedTuple):
         rows = num_tokens * self.top_k
         return 2 * rows * _PROJECTIONS * self.hidden_size * self.intermediate_size
 
-    def active_bytes(self, topk_ids: torch.Tensor) -> int:
-        """The weights of the experts that this routing chose."""
-        return int(topk_ids.unique().numel()) * self.expert_bytes
+
+def num_active(topk_ids: torch.Tensor) -> int:
+    """Return how many experts a routing chose."""
+    return int(topk_ids.unique().numel())
 
 
 MODELS = (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch_sm80moe.bench import plan
 from torch_sm80moe.bench.arguments import join, list_of, one_of, positive, readable
+from torch_sm80moe.bench.formats import DENSE, find_format
 from torch_sm80moe.bench.models import MODELS, Model, find_model, parse_shape
 from torch_sm80moe.bench.plan import Plan
 from torch_sm80moe.bench.routings import ROUTINGS
@@ -28,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--tokens", type=list_of(positive), help=f"default: {join(plan.TOKENS)}")
     add("--dtype", type=list_of(one_of(plan.DTYPES)), default=("bfloat16",))
+    add(
+        "--formats",
+        type=list_of(find_format),
+        default=(DENSE,),
+        help="of the weights: bf16 (16 bits of --dtype) and schemes such as w8a16,w4a16-g128",
+    )
     add("--routing", type=list_of(one_of(ROUTINGS)), default=("balanced",))
     add("--stages", action="store_true", help="also the time of each stage, by the profiler")
     add("--tactics", action="store_true", help="also every tactic, against the selected ones")
@@ -52,6 +59,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
         models=(*named, *shapes),
         tokens=options.tokens or (plan.QUICK_TOKENS if options.quick else plan.TOKENS),
         dtypes=options.dtype,
+        formats=tuple(dict.fromkeys(options.formats)),
         routings=options.routing,
         loop=plan.QUICK_LOOP if options.quick else plan.LOOP,
         short_loop=plan.QUICK_LOOP if options.quick else plan.SHORT_LOOP,

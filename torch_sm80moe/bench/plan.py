@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch_sm80moe.bench.formats import DENSE
 from torch_sm80moe.bench.models import MODELS, Model
 from torch_sm80moe.bench.timing import Loop
 
@@ -28,10 +29,12 @@ class Cell:
     dtype: str
     routing: str
     num_tokens: int
+    format: str = DENSE
 
     def __str__(self) -> str:
         """Return a name that is unique within a run."""
-        return f"{self.model.name} {self.dtype} {self.routing} T={self.num_tokens}"
+        weights = "" if self.format == DENSE else f" {self.format}"
+        return f"{self.model.name} {self.dtype}{weights} {self.routing} T={self.num_tokens}"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Plan:
     models: tuple[Model, ...] = MODELS
     tokens: tuple[int, ...] = TOKENS
     dtypes: tuple[str, ...] = ("bfloat16",)
+    formats: tuple[str, ...] = (DENSE,)
     routings: tuple[str, ...] = ("balanced",)
     loop: Loop = LOOP
     short_loop: Loop = SHORT_LOOP
@@ -58,6 +62,7 @@ class Plan:
             "models": [model.name for model in self.models],
             "tokens": list(self.tokens),
             "dtypes": list(self.dtypes),
+            "formats": list(self.formats),
             "routings": list(self.routings),
             "warmup_s": self.loop.warmup_s,
             "timed_s": self.loop.timed_s,
@@ -68,20 +73,16 @@ class Plan:
             "time_budget_s": self.time_budget_s,
         }
 
-    def groups(self) -> Iterator[tuple[Model, str, list[Cell]]]:
+    def groups(self) -> Iterator[list[Cell]]:
         """Return the cells of each set of weights, so that each set is made once."""
         if self.decode:
             return
-        for model, dtype in itertools.product(self.models, self.dtypes):
-            yield (
-                model,
-                dtype,
-                [
-                    Cell(model, dtype, routing, num_tokens)
-                    for routing, num_tokens in itertools.product(self.routings, self.tokens)
-                ],
-            )
+        for model, dtype, weights in itertools.product(self.models, self.dtypes, self.formats):
+            yield [
+                Cell(model, dtype, routing, num_tokens, weights)
+                for routing, num_tokens in itertools.product(self.routings, self.tokens)
+            ]
 
     def cells(self) -> list[Cell]:
         """Return every cell, in the order of measuring."""
-        return [cell for _, _, cells in self.groups() for cell in cells]
+        return [cell for cells in self.groups() for cell in cells]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from torch_sm80moe import _ops
-from torch_sm80moe.bench import ceilings, machine, rivals, table
+from torch_sm80moe.bench import ceilings, formats, machine, rivals, table
 from torch_sm80moe.bench import cell as cells
 from torch_sm80moe.bench.budget import Budget
 from torch_sm80moe.bench.plan import Cell, Plan
@@ -34,7 +35,7 @@ def run(plan: Plan) -> bool:
         bench.measure_ceilings()
         if plan.decode:
             bench.measure_decode()
-        for _, _, group in plan.groups():
+        for group in plan.groups():
             bench.measure_group(group)
         bench.measure_drift()
     bench.finish()
@@ -108,7 +109,11 @@ class Bench:
         layers = None
         for cell in group:
             self._begin(str(cell))
-            if not self.budget.allows("cell"):
+            reason = formats.unsuitable(cell.model, cell.format)
+            if reason is not None:
+                self.missing.append(str(cell))
+                self._keep(cell, {**cells.identity(cell), "error": reason})
+            elif not self.budget.allows("cell"):
                 self.missing.append(str(cell))
             else:
                 with self.budget.step("cell"):
@@ -142,7 +147,8 @@ class Bench:
 
     def measure_drift(self) -> None:
         """Measure the ceilings of the floors once more: a device that changed proves nothing."""
-        used = ("dram_read", *(f"mma_{dtype}" for dtype in self.plan.dtypes))
+        pairs = itertools.product(self.plan.dtypes, self.plan.formats)
+        used = dict.fromkeys(("dram_read", *(formats.mma_ceiling(*pair) for pair in pairs)))
         self.console.print("\nceilings after the last cell")
         for name in used:
             self._begin(f"{name} again")
@@ -153,7 +159,7 @@ class Bench:
 
     def _try(self, cell: Cell, layers: Any) -> dict[str, Any]:
         """Measure a cell, or say why that was not possible."""
-        limits = cells.limits_for(cell.dtype, self.ceilings)
+        limits = cells.limits_for(cell, self.ceilings)
         try:
             return cells.measure(cell, layers, limits, self.plan)
         except AssertionError as error:

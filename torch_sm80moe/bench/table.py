@@ -10,8 +10,9 @@ from torch_sm80moe.bench.clocks import ClockSummary
 from torch_sm80moe.bench.summary import geometric_mean
 
 CELL_HEAD = (
-    f"{'model':<24}{'dtype':<10}{'routing':<10}{'tokens':>6}{'us':>10}{'p10':>10}{'p90':>10}"
-    f"{'floor':>10}{'x floor':>9}{'TFLOP/s':>9}{'GB/s':>7}  clock and power"
+    f"{'model':<24}{'dtype':<10}{'format':<16}{'routing':<10}{'tokens':>6}"
+    f"{'us':>10}{'p10':>10}{'p90':>10}{'floor':>10}{'x floor':>9}{'TFLOP/s':>9}{'GB/s':>7}{'MB':>7}"
+    "  clock and power"
 )
 
 _INDENT = " " * 8
@@ -58,13 +59,17 @@ def _rival(rival: dict[str, Any], our_us: float) -> str:
 
 
 def _cell_line(row: dict[str, Any]) -> str:
-    name = f"{row['model']:<24}{row['dtype']:<10}{row['routing']:<10}{row['tokens']:>6}"
+    name = (
+        f"{row['model']:<24}{row['dtype']:<10}{row['format']:<16}{row['routing']:<10}"
+        f"{row['tokens']:>6}"
+    )
     if "error" in row:
         return f"{name}  {row['error']}"
     us = row["us"]
     return (
         f"{name}{us['median']:>10.1f}{us['p10']:>10.1f}{us['p90']:>10.1f}{row['floor_us']:>10.1f}"
         f"{row['times_floor']:>9.3f}{row['tflops']:>9.1f}{row['gbps']:>7.0f}"
+        f"{row['memory_bytes'] / 1e6:>7.0f}"
         f"  {_clocks(ClockSummary(**row['clocks']))}"
     )
 
@@ -91,11 +96,14 @@ def decode_line(row: dict[str, Any]) -> str:
 
 def summary_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Print the averages over the cells."""
-    times = [row["times_floor"] for row in rows if "error" not in row]
-    if not times:
+    measured = [row for row in rows if "error" not in row]
+    if not measured:
         yield "no cell was measured"
         return
-    yield f"geometric mean of {len(times)} cells: {geometric_mean(times):.3f} times the floor"
+    for name in dict.fromkeys(row["format"] for row in measured):
+        times = [row["times_floor"] for row in measured if row["format"] == name]
+        mean = geometric_mean(times)
+        yield f"{name}: geometric mean of {len(times)} cells: {mean:.3f} times the floor"
     over_best = [gemm["over_best"] for row in rows for gemm in row.get("tactics", {}).values()]
     if over_best:
         mean = sum(over_best) / len(over_best)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch_sm80moe.bench import results
+from torch_sm80moe.bench.formats import DENSE
 from torch_sm80moe.bench.models import MODELS
 from torch_sm80moe.bench.summary import geometric_mean
 
@@ -18,10 +19,18 @@ class Setting(NamedTuple):
 
     dtype: str
     routing: str
+    format: str = DENSE
 
     def __str__(self) -> str:
         """Return a name for titles."""
-        return f"{self.dtype}, {self.routing} routing"
+        weights = "" if self.format == DENSE else f" with {self.format} weights"
+        return f"{self.dtype}{weights}, {self.routing} routing"
+
+    @property
+    def file_name(self) -> str:
+        """Return what tells its files from those of others."""
+        weights = "" if self.format == DENSE else f"-{self.format}"
+        return f"{self.dtype}{weights}-{self.routing}"
 
 
 class Place(NamedTuple):
@@ -47,7 +56,7 @@ class Measured:
             )
         self.contents = contents
         self._rows = {
-            (Setting(row["dtype"], row["routing"]), Place(row["model"], row["tokens"])): row
+            (setting_of(row), Place(row["model"], row["tokens"])): row
             for content in contents
             for row in content["cells"]
             if "error" not in row
@@ -67,6 +76,11 @@ class Measured:
     def all_rows(self) -> list[Row]:
         """Return every cell."""
         return list(self._rows.values())
+
+
+def setting_of(row: Row) -> Setting:
+    """Return the setting of a cell; results of before there were formats name none."""
+    return Setting(row["dtype"], row["routing"], row.get("format", DENSE))
 
 
 def load(paths: Iterable[Path]) -> Measured:

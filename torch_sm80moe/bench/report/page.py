@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch_sm80moe.bench.report import plots
+from torch_sm80moe.bench.formats import DENSE
+from torch_sm80moe.bench.report import formats, plots
 from torch_sm80moe.bench.report.measured import (
     Measured,
     Place,
@@ -61,6 +62,7 @@ def _page(measured: Measured, targets: Targets | None, before: Measured | None) 
         yield from _machine(content)
     if targets:
         yield from _verdicts(targets, measured)
+    yield from formats.sections(measured)
     for setting in measured.settings:
         yield from _setting(setting, measured, targets)
     if before:
@@ -92,7 +94,7 @@ def _machine(content: dict[str, Any]) -> Iterator[str]:
 
 
 def _verdicts(targets: Targets, measured: Measured) -> Iterator[str]:
-    found = list(verdicts(targets, measured))
+    found = [*verdicts(targets, measured), *formats.verdicts(targets, measured)]
     if not found:
         return
     yield "## Targets"
@@ -107,12 +109,13 @@ def _verdicts(targets: Targets, measured: Measured) -> Iterator[str]:
 def _setting(setting: Setting, measured: Measured, targets: Targets | None) -> Iterator[str]:
     rows = measured.rows(setting)
     limit = shared_memory_limit(measured)
+    judged = targets if setting.format == DENSE else None  # formats have targets of their own
 
     def times_floor(place: Place) -> str | None:
         if place not in rows:
             return None
         found = rows[place]["times_floor"]
-        most = targets.times_floor(place, limit) if targets else None
+        most = judged.times_floor(place, limit) if judged else None
         return f"{found:.2f}" if most is None or found <= most else f"**{found:.2f}** ({most:.2f})"
 
     yield f"## {setting}"
@@ -121,7 +124,7 @@ def _setting(setting: Setting, measured: Measured, targets: Targets | None) -> I
     yield ""
     yield f"![roofline]({plots.roofline_name(setting)})"
     yield ""
-    yield "### Times the floor" + (" (bold: over the target, which follows)" if targets else "")
+    yield "### Times the floor" + (" (bold: over the target, which follows)" if judged else "")
     yield ""
     yield from grid(rows, times_floor)
     yield ""

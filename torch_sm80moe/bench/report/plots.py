@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from torch_sm80moe.bench.formats import mma_ceiling
 from torch_sm80moe.bench.report.measured import Measured, Place, Row, Setting, models_of, tokens_of
 from torch_sm80moe.bench.report.targets import Targets
 
@@ -20,12 +21,12 @@ _COLORS = ("C0", "C1", "C2", "C4", "C5", "C6", "C8", "C9")  # of rivals; ours is
 
 def time_name(setting: Setting) -> str:
     """Return the file of a setting's times."""
-    return f"time-{setting.dtype}-{setting.routing}.svg"
+    return f"time-{setting.file_name}.svg"
 
 
 def roofline_name(setting: Setting) -> str:
     """Return the file of a setting's roofline."""
-    return f"roofline-{setting.dtype}-{setting.routing}.svg"
+    return f"roofline-{setting.file_name}.svg"
 
 
 def write(measured: Measured, targets: Targets | None, out: Path) -> None:
@@ -91,7 +92,7 @@ def _published(targets: Targets, rival: str, rows: list[Row]) -> list[tuple[floa
 
 def _roofline_figure(rows: dict[Place, Row], ceilings: dict[str, Any], setting: Setting) -> Figure:
     dram = ceilings["dram_read"]["sustained"]["median"]
-    mma = ceilings[f"mma_{setting.dtype}"]["sustained"]["median"]
+    mma = ceilings[mma_ceiling(setting.dtype, setting.format)]["sustained"]["median"]
     figure = Figure(figsize=(8, 5), layout="constrained")
     axis = figure.subplots()
     intensities = [_intensity(row) for row in rows.values()]

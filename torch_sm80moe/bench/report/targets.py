@@ -35,7 +35,7 @@ class Targets:
 
     def times_floor(self, place: Place, shared_memory_limit: int) -> float | None:
         """Return how many times the floor a cell may take."""
-        wanted = self._entry(self.content["times_floor"], place)
+        wanted = self.entry(self.content["times_floor"], place)
         small = self.content["small_shared_memory"]
         if wanted is None or not 0 < shared_memory_limit <= small["bytes"]:
             return wanted
@@ -44,8 +44,8 @@ class Targets:
 
     def rival_times_floor(self, rival: str, place: Place) -> float | None:
         """Return a published rival's time over the floor of the device that it was measured on."""
-        us = self._entry(self.rivals[rival]["us"], place)
-        floor_us = self._entry(self.content["rivals"]["floor_us"], place)
+        us = self.entry(self.rivals[rival]["us"], place)
+        floor_us = self.entry(self.content["rivals"]["floor_us"], place)
         return None if us is None or floor_us is None else us / floor_us
 
     def least_speedup(self, rival: str, tokens: int) -> float:
@@ -64,7 +64,8 @@ class Targets:
             if (rival_times := self.rival_times_floor(rival, place)) is not None
         }
 
-    def _entry(self, table: dict[str, list[float]], place: Place) -> float | None:
+    def entry(self, table: dict[str, list[float]], place: Place) -> float | None:
+        """Return the number of a place in a table that has one for each of `tokens`."""
         tokens = self.content["tokens"]
         if place.model not in table or place.tokens not in tokens:
             return None
@@ -98,7 +99,7 @@ def verdicts(targets: Targets, measured: Measured) -> Iterator[Verdict]:
         yield from _against_setting(targets, name, measured.rows(other), rows)
     selected = [g["over_best"] for r in measured.all_rows() for g in r.get("tactics", {}).values()]
     if selected:
-        yield _at_most(
+        yield at_most(
             "selected tactics over the best, on average",
             targets.content["selected_over_best"],
             sum(selected) / len(selected),
@@ -118,7 +119,7 @@ def _against_floor(targets: Targets, rows: dict[Place, Row], limit: int) -> Iter
     )
     mean = geometric_mean(rows[place]["times_floor"] for place in judged)
     name = f"geometric mean of {len(judged)} cells, times the floor"
-    yield _at_most(name, targets.content["geometric_mean"], mean)
+    yield at_most(name, targets.content["geometric_mean"], mean)
 
 
 def _against_rival(targets: Targets, rival: str, rows: dict[Place, Row]) -> Iterator[Verdict]:
@@ -138,9 +139,9 @@ def _against_rival(targets: Targets, rival: str, rows: dict[Place, Row]) -> Iter
 
 def _other_settings(targets: Targets, measured: Measured) -> Iterator[tuple[Setting, str]]:
     for setting in measured.settings:
-        if setting.routing == targets.setting.routing and setting.dtype != targets.setting.dtype:
+        if setting == targets.setting._replace(dtype=setting.dtype) != targets.setting:
             yield setting, "float16_over_bfloat16"
-        if setting.routing != targets.setting.routing and setting.dtype == targets.setting.dtype:
+        if setting == targets.setting._replace(routing=setting.routing) != targets.setting:
             yield setting, "skewed_over_balanced"
 
 
@@ -155,8 +156,9 @@ def _against_setting(
     if ratios:
         setting = next(iter(rows.values()))
         what = f"{setting['dtype']}, {setting['routing']}: times the floor over that of "
-        yield _at_most(f"{what}{targets.setting}, worst cell", targets.content[name], max(ratios))
+        yield at_most(f"{what}{targets.setting}, worst cell", targets.content[name], max(ratios))
 
 
-def _at_most(what: str, most: float, found: float) -> Verdict:
+def at_most(what: str, most: float, found: float) -> Verdict:
+    """Judge a number that must not be larger."""
     return Verdict(f"{what}: at most {most:g}", f"{found:.3f}", found <= most)
