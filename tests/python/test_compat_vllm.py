@@ -11,6 +11,7 @@ import torch
 
 from torch_sm80moe import fused_moe, reference, testing
 from torch_sm80moe.compat.vllm import fused_experts, fused_topk, grouped_topk
+from torch_sm80moe.quantization import QuantScheme, pack, quantize
 from torch_sm80moe.testing import Inputs, Problem
 
 # What is decided in Python is the same everywhere: such tests leave the GPU alone.
@@ -118,6 +119,30 @@ def test_expert_map(device):
     for num_experts in (-1, 8):
         out = fused_experts(*inputs, expert_map=expert_map, global_num_experts=num_experts)
         check(out, inputs, expert_map=expert_map)
+
+
+@pytest.mark.parametrize("name", ["w8a16", "w4a16-g32-asym", "mxfp4"])
+@pytest.mark.parametrize("activation", ["silu", "swigluoai"])
+def test_packed_weights(name, activation, device):
+    x, w13, w2, weights, ids = Problem(20, 8, 4, 64, 32).make(device)
+    scheme = QuantScheme.parse(name)
+    quantized = [quantize(w, scheme) for w in (w13, w2)]
+    w1_bias = random(w13, 8, 64)
+    packed = [pack(w) for w in quantized]
+    out = fused_experts(x, *packed, weights, ids, activation=activation, w1_bias=w1_bias)
+    meant = Inputs(x, *(w.dequantize() for w in quantized), weights, ids)
+    check(out, meant, **ACTIVATIONS[activation], w13_bias=w1_bias)
+
+
+def test_packed_weights_that_do_not_fit():
+    x, w13, w2, weights, ids = Problem(20, 8, 4, 64, 32).make(CPU)
+    w1, other = (pack(quantize(w13, QuantScheme.parse(name))) for name in ("w8a16", "mxfp4"))
+    with pytest.raises(TypeError, match=r"fused_experts: w2 must be a PackedWeight .* got Tensor"):
+        fused_experts(x, w1, w2, weights, ids)
+    with pytest.raises(ValueError, match="fused_experts: w2 must be w8a16 like w1, got mxfp4"):
+        fused_experts(x, w1, other, weights, ids)
+    with pytest.raises(ValueError, match="use_int8_w8a16 must be False, got True"):
+        fused_experts(x, w1, w1, weights, ids, use_int8_w8a16=True)
 
 
 REFUSED = {

@@ -10,15 +10,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torch_sm80moe import functional
+from torch_sm80moe import functional, functional_quantized
 from torch_sm80moe.compat._words import require_defaults, require_tensors, reworded, router_weights
+from torch_sm80moe.quantization.packing import PackedWeight
 
 _OP = "fused_experts"
 
 # fused_moe's names for arguments, and vLLM's.
 _NAMES = {"w13": "w1", "w13_bias": "w1_bias"}
 
-# There are no quantised weights here.
+# vLLM's layouts of quantised weights are not those of the kernels; a packed weight says by itself
+# what it is.
 _QUANTISED: dict[str, Any] = {
     "quant_config": None,
     "use_fp8_w8a8": False,
@@ -64,8 +66,8 @@ _ACTIVATIONS = {
 
 def fused_experts(
     hidden_states: torch.Tensor,
-    w1: torch.Tensor,
-    w2: torch.Tensor,
+    w1: torch.Tensor | PackedWeight,
+    w2: torch.Tensor | PackedWeight,
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     inplace: bool = False,
@@ -100,8 +102,9 @@ def fused_experts(
 
     Args:
         hidden_states: activations `[T, H]`, float16 or bfloat16, with the rules of `fused_moe`.
-        w1: `[E, 2I, H]`, or `[E, I, H]` for an activation without gate.
-        w2: `[E, H, I]`.
+        w1: `[E, 2I, H]`, or `[E, I, H]` for an activation without gate. Not vLLM's: a
+            `quantization.PackedWeight` of this shape, which runs `fused_moe_quantized`.
+        w2: `[E, H, I]`, packed if `w1` is.
         topk_weights: router weights `[T, k]` of any floating dtype, applied in float32.
         topk_ids: expert ids `[T, k]`, int32 or int64.
         inplace: whether the result goes to `hidden_states`; a copy at the end, since rows are read
@@ -120,7 +123,7 @@ def fused_experts(
             `gate * sigmoid(alpha * gate) * (up + beta)`. None keeps it.
         gemm1_beta: the same.
         gemm1_clamp_limit: the same; gate is clamped to at most limit, up to `[-limit, limit]`.
-        quant_config: None, as all that follow: weights are 16-bit.
+        quant_config: None, as all that follow: weights are 16-bit, or packed.
         use_fp8_w8a8: False.
         use_int8_w8a8: False.
         use_int8_w8a16: False.
@@ -144,10 +147,10 @@ def fused_experts(
         RuntimeError: as in `fused_moe`.
 
     Numerics:
-        As in `fused_moe`.
+        As in `fused_moe`, or `fused_moe_quantized`.
 
     Behaviour:
-        As `fused_moe`; one elementwise kernel more for each constant of an activation, for weights
+        As these; one elementwise kernel more for each constant of an activation, for weights
         that are not float32, and for `inplace`. No graph breaks.
 
     Source:
@@ -176,21 +179,24 @@ def fused_experts(
         a2_scale=a2_scale,
         block_shape=block_shape,
     )
-    require_tensors(_OP, hidden_states=hidden_states, w1=w1)
+    is_packed = isinstance(w1, PackedWeight)
+    require_tensors(_OP, hidden_states=hidden_states, **({} if is_packed else {"w1": w1}))
     if apply_router_weight_on_input and w1_bias is not None:
         raise ValueError(
             f"{_OP}: w1_bias must be None with apply_router_weight_on_input, got a tensor"
         )
-    _check_num_experts(global_num_experts, w1.size(0), expert_map)
+    num_experts = w1.shape[0]
+    _check_num_experts(global_num_experts, num_experts, expert_map)
     chosen = _activation(activation)
     alpha, beta, limit = (
-        _for_each_expert(default if given is None else given, w1)
+        _for_each_expert(default if given is None else given, hidden_states, num_experts)
         for given, default in zip(
             (gemm1_alpha, gemm1_beta, gemm1_clamp_limit), chosen.constants, strict=True
         )
     )
+    run: Any = functional_quantized.fused_moe_quantized if is_packed else functional.fused_moe
     try:
-        out = functional.fused_moe(
+        out: torch.Tensor = run(
             hidden_states,
             w1,
             w2,
@@ -220,10 +226,12 @@ def _activation(activation: Any) -> _Activation:
     return _ACTIVATIONS[name]
 
 
-def _for_each_expert(value: float | None, weights: torch.Tensor) -> torch.Tensor | None:
+def _for_each_expert(
+    value: float | None, leader: torch.Tensor, num_experts: int
+) -> torch.Tensor | None:
     if value is None:
         return None
-    return weights.new_full((1,), value, dtype=torch.float32).expand(weights.size(0))
+    return leader.new_full((1,), value, dtype=torch.float32).expand(num_experts)
 
 
 def _check_num_experts(
