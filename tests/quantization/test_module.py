@@ -1,5 +1,6 @@
 """Quantised experts as a module, alone and in FusedMoE."""
 
+import copy
 from unittest import mock
 
 import pytest
@@ -118,10 +119,37 @@ def test_schemes_of_16_bit_activations_run_packed(name, device):
     assert spy.call_count == moe.experts.is_packed == 1
     expected = fused_moe_quantized(x, moe.experts.quantized(), *moe._route(x))
     testing.assert_close(out, expected, testing.ROUNDINGS_FUSED_MOE, name)
-    state_dict = moe.experts.state_dict()
-    assert not moe.experts.is_packed
-    assert state_dict.keys() == state.to_tensors(moe.experts.quantized()).keys()
-    assert torch.equal(moe(x), out)  # packed again
+
+
+@pytest.mark.parametrize("name", SCHEMES_16BIT)
+def test_state_dicts_have_the_tensors_of_files(name, device):
+    moe = layer(device)
+    expected = state.to_tensors(experts(name, INPUTS.make(device)))
+    moe.experts = QuantizedFusedExperts(QuantScheme.parse(name), 8, 128, 128, device=device)
+    moe.experts.load_state_dict(expected)
+    moe.experts.pack_()
+    found = moe.state_dict()
+    assert moe.experts.is_packed
+    assert found.keys() == {"router_weight", *(f"experts.{part}" for part in expected)}
+    for part, tensor in expected.items():
+        assert torch.equal(found[f"experts.{part}"].view(torch.uint8), tensor.view(torch.uint8))
+
+
+def test_loading_fills_the_memory_that_is_in_use(device):
+    one, other = (layer(device).quantize_("w4a16-g32-asym") for _ in range(2))
+    x = torch.randn(5, 128, device=device).bfloat16()
+    before = {name: buffer.data_ptr() for name, buffer in one.experts.named_buffers()}
+    one.load_state_dict(other.state_dict())
+    assert torch.equal(one(x), other(x))
+    assert {name: buffer.data_ptr() for name, buffer in one.experts.named_buffers()} == before
+
+
+def test_a_layer_can_be_pickled_and_copied(tmp_path):
+    moe, x = layer().quantize_("mxfp4"), torch.randn(5, 128).bfloat16()
+    torch.save(moe, tmp_path / "layer.pt")
+    loaded = torch.load(tmp_path / "layer.pt", weights_only=False)
+    for other in (loaded, copy.deepcopy(moe)):
+        assert torch.equal(other(x), moe(x))
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEMES if name not in SCHEMES_16BIT])

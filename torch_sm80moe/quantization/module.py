@@ -24,8 +24,9 @@ _DEFAULTS = {"activation": "silu", "gate_up_order": "gate_up", "gated": True}
 class QuantizedFusedExperts(nn.Module):
     """Quantised experts whose router lives elsewhere.
 
-    The names in its state dict are those of `state.to_tensors`: `w13.values`, `w13.scale`, ... In
-    use it holds packed weights instead, and `fused_moe_quantized` runs them. Tensors among the
+    In use it holds packed weights, and `fused_moe_quantized` runs them. Its state dict has the
+    tensors of files instead, by the names of `state.to_tensors`: `w13.values`, `w13.scale`, ...
+    Loading one fills the memory that CUDA graphs may be reading. Tensors among the
     options are buffers, as in `FusedExperts`. Schemes with int8 activations have no kernels yet:
     they can be made and kept in files, and `quantization.reference` says what they compute.
     """
@@ -33,6 +34,7 @@ class QuantizedFusedExperts(nn.Module):
     _not_in_state_dict: ClassVar[tuple[str, ...]] = ()  # of the options
     _experts: QuantizedExperts | None  # what was checked, of the tensors of files
     _packed_shapes: dict[str, tuple[int, int, int]] | None
+    _previous: dict[str, torch.Tensor]  # what was packed before a state dict was loaded
 
     def __init__(
         self,
@@ -52,10 +54,9 @@ class QuantizedFusedExperts(nn.Module):
         self.options: dict[str, Any] = {}
         self.set_options(**options)
         self._set_empty(device)
-        # State dicts have the tensors of files.
         hooks: Any = self  # torch does not annotate these
-        hooks.register_state_dict_pre_hook(lambda module, prefix, keep_vars: module.unpack_())
-        hooks.register_load_state_dict_pre_hook(lambda module, *_: module.unpack_())
+        hooks.register_state_dict_post_hook(_add_tensors_of_files)
+        hooks.register_load_state_dict_pre_hook(_expect_tensors_of_files)
 
     @classmethod
     def from_experts(cls, experts: QuantizedExperts, **options: Any) -> QuantizedFusedExperts:
@@ -98,21 +99,25 @@ class QuantizedFusedExperts(nn.Module):
         if self.scheme.activation != "16bit":
             return self
         packed = {name: pack(getattr(experts, name)) for name in _WEIGHTS}
-        self._set(
-            {
-                f"{name}.{field}": getattr(weight, field)
-                for name, weight in packed.items()
-                for field in ("values", "scale", "codes")
-                if getattr(weight, field) is not None
-            }
-        )
+        tensors = {
+            f"{name}.{field}": getattr(weight, field)
+            for name, weight in packed.items()
+            for field in ("values", "scale", "codes")
+            if getattr(weight, field) is not None
+        }
+        tensors |= {
+            name: previous.copy_(tensors[name]) for name, previous in self._previous.items()
+        }
+        self._set(tensors, persistent=False)
         self._packed_shapes = {name: weight.shape for name, weight in packed.items()}
         return self
 
     def unpack_(self) -> None:
-        """Turn what kernels read back into the tensors of files."""
+        """Turn what kernels read back into the tensors of files, until the next call."""
         if self.is_packed:
+            packed = self._tensors()
             self._set(state.to_tensors(self.quantized()))
+            self._previous = packed
 
     def quantized(self) -> QuantizedExperts:
         """Return the experts; tensors that were loaded are checked, once."""
@@ -139,7 +144,7 @@ class QuantizedFusedExperts(nn.Module):
                 f"QuantizedFusedExperts: scheme must have 16-bit activations to run, "
                 f"got {self.scheme}, for which there are no kernels yet"
             )
-        if not self.is_packed:  # after a state dict was made or loaded
+        if not self.is_packed:  # after a state dict was loaded
             self.pack_()
         hidden_size, top_k = hidden_states.size(-1), topk_ids.size(-1)
         tensors: dict[str, Any] = dict(self.named_buffers(recurse=False))
@@ -178,14 +183,15 @@ class QuantizedFusedExperts(nn.Module):
             }
         )
 
-    def _set(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def _set(self, tensors: Mapping[str, torch.Tensor], *, persistent: bool = True) -> None:
         """Hold these tensors and no others, in the form of files until it is said otherwise."""
         self._experts = self._packed_shapes = None
+        self._previous = {}
         for name in {name.partition(".")[0] for name in tensors}:
             self.add_module(name, nn.Module())
         for name, tensor in tensors.items():
             part, _, field = name.partition(".")
-            self.get_submodule(part).register_buffer(field, tensor)
+            self.get_submodule(part).register_buffer(field, tensor, persistent=persistent)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         # What `model.half()` and the like change is the type of activations, not of stored numbers.
@@ -196,8 +202,20 @@ class QuantizedFusedExperts(nn.Module):
             follows = changed.dtype == tensor.dtype or any(tensor is bias for bias in biases)
             return changed if follows else tensor.to(changed.device)
 
-        self._experts = None
+        self._experts, self._previous = None, {}
         return super()._apply(keep_dtype, recurse)  # type: ignore[no-untyped-call]
+
+
+def _add_tensors_of_files(
+    module: QuantizedFusedExperts, state_dict: dict[str, torch.Tensor], prefix: str, _: Any
+) -> None:
+    if module.is_packed:
+        tensors = state.to_tensors(module.quantized())
+        state_dict.update({f"{prefix}{name}": tensor for name, tensor in tensors.items()})
+
+
+def _expect_tensors_of_files(module: QuantizedFusedExperts, *_: Any) -> None:
+    module.unpack_()
 
 
 def require_options(scheme: QuantScheme, options: Mapping[str, Any]) -> None:
@@ -208,7 +226,8 @@ def require_options(scheme: QuantScheme, options: Mapping[str, Any]) -> None:
     """
     if scheme.activation == "16bit":
         return
-    for name, value in options.items():
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
         if isinstance(value, torch.Tensor) or value != _DEFAULTS.get(name, False):
             got = "a tensor" if isinstance(value, torch.Tensor) else value
             raise ValueError(f"{scheme}: {name} must be the default one, got {got}")
