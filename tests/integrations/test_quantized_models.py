@@ -17,7 +17,11 @@ transformers = pytest.importorskip("transformers")
 from transformers import AutoModelForCausalLM  # noqa: E402
 
 from tests.integrations import families  # noqa: E402
-from torch_sm80moe.integrations.transformers import quantize_experts  # noqa: E402
+from torch_sm80moe.integrations.transformers import (  # noqa: E402
+    describe,
+    quantize_experts,
+    use_sm80moe,
+)
 from torch_sm80moe.integrations.transformers.quantization import calibrate_experts  # noqa: E402
 from torch_sm80moe.integrations.transformers.quantized_experts import (  # noqa: E402
     QuantizedModelExperts,
@@ -113,6 +117,34 @@ def test_a_model_quantised_in_place_can_be_saved(tmp_path, tiny_moe):
     model.save_pretrained(tmp_path / "out")
     again = load(tmp_path / "out")
     assert torch.equal(again(prompt()).logits, model(prompt()).logits)
+
+
+def test_what_runs_is_described(tiny_moe):
+    model = quantize_experts(load(tiny_moe), "w4a16-g128")
+    wanted = {f"model.layers.{i}.mlp.experts": "fused_moe_quantized: w4a16-g128" for i in range(3)}
+    assert describe(model) == wanted
+    assert describe(use_sm80moe(model)) == wanted
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
+def test_a_checkpoint_may_be_loaded_in_another_type(family, tmp_path):
+    model = quantize_experts(families.random_model(family), "w8a16-g32")
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path, dtype=torch.float16).eval()
+    ids = torch.arange(20)[None]
+    expected = model(input_ids=ids, use_cache=False)[0]
+    logits = loaded(input_ids=ids, use_cache=False)[0]
+    assert logits.dtype == torch.float16
+    assert testing.measure_error(logits, expected.float()).relative < 0.05
+
+
+@pytest.mark.compile
+def test_a_quantised_model_is_one_graph(tiny_moe):
+    model = quantize_experts(load(tiny_moe), "w4a16-g32")
+    expected = model(prompt(), use_cache=False).logits
+    compiled = torch.compile(model, fullgraph=True)
+    logits = compiled(prompt(), use_cache=False).logits
+    assert testing.measure_error(logits, expected.float()).relative < 0.02
 
 
 def test_generate(tiny_moe):

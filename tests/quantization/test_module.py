@@ -174,6 +174,9 @@ def test_options_stay_with_the_layer():
     expected = moe(x, residual)
     moe.quantize_("w8a16-g32")
     assert testing.measure_error(moe(x, residual), expected.float()).relative < 0.02
+    half = moe.half()(x.half(), residual.half())
+    assert half.dtype == torch.float16
+    assert testing.measure_error(half, expected.float()).relative < 0.02
     other = FusedMoE(128, 128, num_experts=4, top_k=2, **options)
     with pytest.raises(ValueError, match="w8a8: w2_bias must be the default one, got a tensor"):
         other.quantize_("w8a8")

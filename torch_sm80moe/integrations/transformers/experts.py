@@ -20,6 +20,7 @@ from torch_sm80moe.integrations.transformers.gates import own_gate
 from torch_sm80moe.integrations.transformers.layouts import biases_of, rows_of
 from torch_sm80moe.integrations.transformers.limits import unsupported_reason
 from torch_sm80moe.integrations.transformers.plans import Plan, plan_of
+from torch_sm80moe.integrations.transformers.quantized_experts import QuantizedModelExperts
 
 NAME = "sm80moe"
 
@@ -86,11 +87,13 @@ def describe(model: nn.Module) -> dict[str, str]:
 
     Example: `{"model.layers.0.mlp.experts": "fused_moe: silu", ...}`.
     """
-    return {
-        name: _describe(module)
-        for name, module in model.named_modules()
-        if hasattr(module, "_apply_gate")  # what transformers' decorator gives an experts class
-    }
+    described = {}
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedModelExperts):
+            described[name] = f"fused_moe_quantized: {module.scheme}"
+        elif hasattr(module, "_apply_gate"):  # what transformers' decorator gives an experts class
+            described[name] = _describe(module)
+    return described
 
 
 def _run_fused(
