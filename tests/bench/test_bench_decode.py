@@ -12,6 +12,7 @@ pytest.importorskip("transformers")
 
 from torch_sm80moe.bench import decode, results, run, timing
 from torch_sm80moe.bench.plan import QUICK_LOOP, Plan
+from torch_sm80moe.integrations.transformers import quantize_experts
 
 SMALL = {
     "vocab_size": 128,
@@ -81,15 +82,45 @@ def test_a_run_measures_every_implementation(plan, capsys):
     assert rows[0]["same_tokens"] == 13
     assert [row["in_graph"] for row in rows] == [True, True, True, False]
     assert all(row["us_per_token"]["median"] > 0 and row["repeatable"] for row in rows)
-    assert content["decode"]["floor_us"] > 0
+    assert all(row["floor_us"] > 0 and row["format"] == "16bit" for row in rows)
     assert content["cells"] == []
-    assert "one token reads its weights in" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("16bit") == 4
+
+
+def test_packed_weights_are_decoded_by_ours_alone(plan, capsys):
+    assert run.run(replace(plan, formats=("16bit", "w8a16", "w4a16-g128")))
+    content = results.load(plan.json)
+    rows = content["decode"]["rows"]
+    assert [row["format"] for row in rows] == 4 * ["16bit"] + ["w8a16"]
+    assert rows[4]["experts"] == "sm80moe"
+    assert rows[4]["in_graph"] and rows[4]["repeatable"]
+    assert rows[4]["floor_us"] < 0.9 * rows[0]["floor_us"]
+    assert content["missing"] == ["decode w4a16-g128"]
+    assert "not decoded: w4a16-g128: K must be a multiple of 128" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_was_quantised_is_decoded_as_it_is(plan, tmp_path):
+    model = quantize_experts(decode.load_model(None), "w4a16-g32")
+    model.save_pretrained(tmp_path / "model")
+    assert run.run(replace(plan, checkpoint=tmp_path / "model"))
+    (row,) = results.load(plan.json)["decode"]["rows"]
+    assert row["format"] == "w4a16-g32"
+
+
+def test_a_token_reads_packed_experts_with_their_scales(small):
+    model = decode.load_model(None)
+    total = sum(parameter.nbytes for parameter in model.parameters())
+    experts = 2 * 8 * 3 * 64 * 32 * 2
+    packed = 2 * 8 * (3 * 64 * 32 + (64 + 64) * 4)  # a byte a weight, a float32 a row
+    model = quantize_experts(model, "w8a16")
+    expected = total - experts - 128 * 64 * 2 + packed * 2 // 8
+    assert decode.bytes_per_token(model) == expected
 
 
 def test_a_budget_leaves_implementations_out(plan):
     assert run.run(replace(plan, time_budget_s=0))
     content = results.load(plan.json)
-    assert content["missing"] == [f"decode {i.name}" for i in decode.IMPLEMENTATIONS]
+    assert content["missing"] == [f"decode {i.name} 16bit" for i in decode.IMPLEMENTATIONS]
 
 
 def test_texts_of_ours_that_differ_fail_the_run(plan, monkeypatch):
@@ -102,7 +133,7 @@ def test_texts_of_ours_that_differ_fail_the_run(plan, monkeypatch):
     monkeypatch.setattr(decode.Decoder, "prefill", restless)
     assert not run.run(plan)
     content = results.load(plan.json)
-    assert content["wrong"] == ["decode sm80moe"]
+    assert content["wrong"] == ["decode sm80moe 16bit"]
     assert content["decode"]["rows"][0]["error"].startswith("AssertionError: decode: every run")
     assert not content["decode"]["rows"][1]["repeatable"]
 
@@ -127,8 +158,13 @@ def test_a_real_model_decodes(monkeypatch, tmp_path):
     monkeypatch.setattr(decode, "RANDOM_MODEL", SMALL)
     monkeypatch.setattr(decode, "_NEW_TOKENS", 12)
     path = tmp_path / "result.json"
-    assert run.run(Plan(decode=True, loop=QUICK_LOOP, json=path))
-    rows = {row["experts"]: row for row in results.load(path)["decode"]["rows"]}
+    formats = ("16bit", "w8a16", "mxfp4")
+    assert run.run(Plan(decode=True, loop=QUICK_LOOP, json=path, formats=formats))
+    found = results.load(path)["decode"]["rows"]
+    packed = [row for row in found if row["format"] != "16bit"]
+    assert [row["format"] for row in packed] == ["w8a16", "mxfp4"]
+    assert all(row["in_graph"] and row["repeatable"] for row in packed)
+    rows = {row["experts"]: row for row in found if row["format"] == "16bit"}
     assert rows["sm80moe"]["in_graph"]
     assert rows["sm80moe"]["repeatable"]
     assert "error" not in rows["eager"]

@@ -127,11 +127,14 @@ def test_rivals_and_stages(write):
 def test_decoding(write):
     us = {"median": 500.0, "p10": 499.0, "p90": 501.0, "num_samples": 5}
     row = {"experts": "sm80moe", "us_per_token": us, "tokens_per_second": 2000.0}
+    packed = {**row, "format": "w8a16", "floor_us": 250.0}
     failed = {"experts": "batched_mm", "error": "RuntimeError: no memory"}
-    decoded = {**result([]), "decode": {"floor_us": 400.0, "rows": [row, failed]}}
+    decoded = {**result([]), "decode": {"floor_us": 400.0, "rows": [row, packed, failed]}}
     text = write(result([cell(MIXTRAL, 1, 1.0)]), decoded)
-    assert table(text, "## Decoding")[2:] == ["| sm80moe | 2000 | 500 | 1.25 |  |"]
-    assert "One token reads its weights in 400 us." in text
+    assert table(text, "## Decoding")[2:] == [
+        "| sm80moe | 16bit | 2000 | 500 | 400 | 1.25 |  |",
+        "| sm80moe | w8a16 | 2000 | 500 | 250 | 2.00 |  |",
+    ]
 
 
 def found(*cells, limit=0) -> dict[str, tuple[str, bool]]:

@@ -10,9 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig, StaticCache
 
 from torch_sm80moe.bench import layer, timing
+from torch_sm80moe.bench.formats import DENSE
 from torch_sm80moe.bench.rivals import has_native_grouped_mm
 from torch_sm80moe.bench.summary import summarize
-from torch_sm80moe.integrations.transformers import NAME
+from torch_sm80moe.integrations.transformers import NAME, quantize_experts
+from torch_sm80moe.integrations.transformers.quantized_experts import QuantizedModelExperts
 
 _PROMPT_TOKENS, _NEW_TOKENS = 64, 256
 _RUNS = 5
@@ -53,8 +55,12 @@ RANDOM_MODEL: dict[str, Any] = {
 }
 
 
-def load_model(checkpoint: Path | None) -> Any:
-    """Load a checkpoint, or make a model with random weights, in bf16."""
+def load_model(checkpoint: Path | None, weights: str = DENSE) -> Any:
+    """Load a checkpoint, or make a model with random weights, in bf16; quantise its experts.
+
+    Raises:
+        ValueError: the format does not suit the model, or the checkpoint is quantised already.
+    """
     auto_class: Any = AutoModelForCausalLM
     with torch.device(layer.DEVICE):
         if checkpoint:
@@ -62,17 +68,37 @@ def load_model(checkpoint: Path | None) -> Any:
         else:
             config = Qwen3MoeConfig(**RANDOM_MODEL)
             model = auto_class.from_config(config, dtype=torch.bfloat16)
-    return model.to(layer.DEVICE).eval()
+    model = model.to(layer.DEVICE).eval()
+    return model if weights == DENSE else quantize_experts(model, weights, method="absmax")
+
+
+def implementations_for(model: Any) -> tuple[Implementation, ...]:
+    """Return what runs the experts of a model; packed ones nobody else can run."""
+    return (OURS,) if quantized_experts(model) else IMPLEMENTATIONS
+
+
+def quantized_experts(model: Any) -> list[QuantizedModelExperts]:
+    """Return the modules of a model's quantised experts."""
+    return [module for module in model.modules() if isinstance(module, QuantizedModelExperts)]
+
+
+def format_of(model: Any) -> str:
+    """Return the format of a model's experts, which a checkpoint may have brought along."""
+    experts = quantized_experts(model)
+    return str(experts[0].scheme) if experts else DENSE
 
 
 def bytes_per_token(model: Any) -> int:
     """Return the weights that decoding one token reads: all but other experts and other words."""
-    experts = [module for module in model.modules() if hasattr(module, "gate_up_proj")]
-    expert_bytes = sum(p.nbytes for module in experts for p in module.parameters())
-    share = model.config.num_experts_per_tok / experts[0].gate_up_proj.size(0)
+    experts = quantized_experts(model)
+    packed_bytes = sum(buffer.nbytes for module in experts for buffer in module.buffers())
+    dense = [module for module in model.modules() if hasattr(module, "gate_up_proj")]
+    expert_bytes = packed_bytes + sum(p.nbytes for module in dense for p in module.parameters())
+    num_experts = experts[0].sizes[0] if experts else dense[0].gate_up_proj.size(0)
+    share = model.config.num_experts_per_tok / num_experts
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     unused = 0 if embeddings.weight is head.weight else embeddings.weight.nbytes
-    total = sum(parameter.nbytes for parameter in model.parameters())
+    total = packed_bytes + sum(parameter.nbytes for parameter in model.parameters())
     return int(total - unused - expert_bytes + share * expert_bytes)
 
 

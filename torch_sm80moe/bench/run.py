@@ -124,26 +124,40 @@ class Bench:
         torch.cuda.empty_cache()
 
     def measure_decode(self) -> None:
-        """Measure how fast a whole model decodes, by implementation of its experts."""
+        """Measure how fast a whole model decodes, by its weights and who runs its experts."""
+        rows: list[dict[str, Any]] = []
+        self.console.print(f"\n{table.DECODE_HEAD}")
+        for weights in self.plan.formats:
+            self._decode(weights, rows)
+
+    def _decode(self, weights: str, rows: list[dict[str, Any]]) -> None:
         from torch_sm80moe.bench import decode
 
-        model = decode.load_model(self.plan.checkpoint)
+        try:
+            model = decode.load_model(self.plan.checkpoint, weights)
+        except ValueError as error:
+            self.missing.append(f"decode {weights}")
+            self.console.print(f"{weights} is not decoded: {error}")
+            return
+        found = decode.format_of(model)
         dram = self.ceilings["dram_read"].sustained.median
         floor_us = decode.bytes_per_token(model) / dram * 1e6
-        session, rows = decode.Session(model), []
-        self.console.print(f"\n{table.decode_head(floor_us)}")
-        for implementation in decode.IMPLEMENTATIONS:
-            self._begin(f"decode with {implementation.name}")
+        session = decode.Session(model)
+        for implementation in decode.implementations_for(model):
+            name = f"decode {implementation.name} {found}"
+            self._begin(name)
             if not self.budget.allows("decode"):
-                self.missing.append(f"decode {implementation.name}")
+                self.missing.append(name)
                 continue
             with self.budget.step("decode"):
-                row = session.row(implementation)
+                row = {"format": found, "floor_us": floor_us, **session.row(implementation)}
             rows.append(row)
-            self.results.note(decode={"floor_us": floor_us, "rows": rows})
+            self.results.note(decode={"rows": rows})
             self.console.print(table.decode_line(row))
             if "error" in row and implementation is decode.OURS:
-                self.wrong.append(f"decode {implementation.name}")
+                self.wrong.append(name)
+        del model, session
+        torch.cuda.empty_cache()
 
     def measure_drift(self) -> None:
         """Measure the ceilings of the floors once more: a device that changed proves nothing."""

@@ -15,6 +15,12 @@ CELL_HEAD = (
     "  clock and power"
 )
 
+# The floor is the time in which one token's weights can be read.
+DECODE_HEAD = (
+    f"{'experts':<14}{'format':<16}{'tokens/s':>10}{'us':>10}{'p10':>10}{'p90':>10}{'floor':>10}"
+    f"{'same text':>11}  as"
+)
+
 _INDENT = " " * 8
 
 
@@ -74,23 +80,16 @@ def _cell_line(row: dict[str, Any]) -> str:
     )
 
 
-def decode_head(floor_us: float) -> str:
-    """Name the columns of `decode_line`."""
-    return (
-        f"one token reads its weights in {floor_us:.0f} us\n"
-        f"{'experts':<14}{'tokens/s':>10}{'us':>10}{'p10':>10}{'p90':>10}{'same text':>11}  as"
-    )
-
-
 def decode_line(row: dict[str, Any]) -> str:
     """Print an implementation of the experts, and how many tokens agree with ours."""
+    name = f"{row['experts']:<14}{row['format']:<16}"
     if "error" in row:
-        return f"{row['experts']:<14}  {row['error']}"
+        return f"{name}  {row['error']}"
     us = row["us_per_token"]
     how = "one graph" if row["in_graph"] else "compiled" if row["compiled"] else "eager"
     return (
-        f"{row['experts']:<14}{row['tokens_per_second']:>10.0f}{us['median']:>10.1f}"
-        f"{us['p10']:>10.1f}{us['p90']:>10.1f}{row.get('same_tokens', ''):>11}  {how}"
+        f"{name}{row['tokens_per_second']:>10.0f}{us['median']:>10.1f}{us['p10']:>10.1f}"
+        f"{us['p90']:>10.1f}{row['floor_us']:>10.0f}{row.get('same_tokens', ''):>11}  {how}"
     )
 
 

@@ -212,20 +212,26 @@ def _decode(measured: Measured) -> Iterator[str]:
     for content in measured.contents:
         if "decode" not in content:
             continue
-        floor_us = content["decode"]["floor_us"]
+        decoded = content["decode"]
         yield "## Decoding with a whole model"
         yield ""
-        yield f"One token reads its weights in {floor_us:.0f} us."
+        yield "The floor is the time in which one token's weights can be read."
         yield ""
-        yield "| experts | tokens a second | microseconds | times that | same tokens as ours |"
-        yield "|---|---:|---:|---:|---:|"
-        for row in content["decode"]["rows"]:
+        yield (
+            "| experts | weights | tokens a second | microseconds | floor | times the floor "
+            "| same tokens as ours |"
+        )
+        yield "|---|---|---:|---:|---:|---:|---:|"
+        for row in decoded["rows"]:
             if "error" in row:
                 continue
             us = row["us_per_token"]["median"]
+            # Results of before there were formats have one floor for all rows.
+            floor_us = row.get("floor_us") or decoded["floor_us"]
+            speed, same = row["tokens_per_second"], row.get("same_tokens", "")
             yield (
-                f"| {row['experts']} | {row['tokens_per_second']:.0f} | {us:.0f} | "
-                f"{us / floor_us:.2f} | {row.get('same_tokens', '')} |"
+                f"| {row['experts']} | {row.get('format', DENSE)} | {speed:.0f} | {us:.0f} "
+                f"| {floor_us:.0f} | {us / floor_us:.2f} | {same} |"
             )
         yield ""
 
