@@ -31,11 +31,15 @@ def no_gradients():
         yield
 
 
+def random_model(family: str):
+    if family not in families.families_of_transformers():
+        pytest.skip(f"this transformers has no {family}")
+    return families.random_model(family)
+
+
 @pytest.fixture(params=FAMILIES)
 def model(request, device):
-    if request.param not in families.families_of_transformers():
-        pytest.skip(f"this transformers has no {request.param}")
-    return families.random_model(request.param).to(device)
+    return random_model(request.param).to(device)
 
 
 def prompt(device: torch.device) -> torch.Tensor:
@@ -66,8 +70,10 @@ def test_a_layer_is_what_the_model_defines_with_other_weights(scheme, model, dev
     testing.assert_close(experts(x, ids, weights), expected, testing.ROUNDINGS_FUSED_MOE, scheme)
 
 
-def test_a_saved_model_is_the_same(model, device, tmp_path):
-    quantize_experts(model, "w4a16-g32")
+# What transformers 5.17 loads of a saved deepseek_v4 does not run, in 16 bits either.
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "deepseek_v4"])
+def test_a_saved_model_is_the_same(family, device, tmp_path):
+    model = quantize_experts(random_model(family).to(device), "w4a16-g32")
     ids = prompt(device)
     logits = model(input_ids=ids, use_cache=False)[0]
     model.save_pretrained(tmp_path)
@@ -83,7 +89,7 @@ def test_a_saved_model_is_the_same(model, device, tmp_path):
     ],
 )
 def test_layers_that_run_in_parts_are_refused_by_name(family, reason):
-    model = families.random_model(family)
+    model = random_model(family)
     with pytest.raises(ValueError, match=rf"experts must be what fused_moe runs, but {reason}"):
         quantize_experts(model, "w8a16")
 
