@@ -14,7 +14,7 @@ from torch_sm80moe.quantization.packing import dequantize_rows
 
 DENSE = "16bit"  # weights of the activations' type
 SPOKEN = {"bf16": DENSE}  # as many call it
-FORMATS = (DENSE, *(name for name in SCHEMES if QuantScheme.parse(name).activation == "16bit"))
+FORMATS = (DENSE, *(name for name in SCHEMES if QuantScheme.parse(name).has_kernels))
 
 Weight = torch.Tensor | PackedWeight
 

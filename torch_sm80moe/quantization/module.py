@@ -96,7 +96,7 @@ class QuantizedFusedExperts(nn.Module):
         if self.is_packed:
             return self
         experts = self.quantized()
-        if self.scheme.activation != "16bit":
+        if not self.scheme.has_kernels:
             return self
         packed = {name: pack(getattr(experts, name)) for name in _WEIGHTS}
         tensors = {
@@ -139,10 +139,10 @@ class QuantizedFusedExperts(nn.Module):
         Raises:
             ValueError: the scheme has int8 activations, for which there are no kernels yet.
         """
-        if self.scheme.activation != "16bit":
+        if not self.scheme.has_kernels:
             raise ValueError(
-                f"QuantizedFusedExperts: scheme must have 16-bit activations to run, "
-                f"got {self.scheme}, for which there are no kernels yet"
+                f"QuantizedFusedExperts: scheme must have kernels to run, got {self.scheme}: there "
+                "are none for int8 activations yet"
             )
         if not self.is_packed:  # after a state dict was loaded
             self.pack_()
@@ -224,7 +224,7 @@ def require_options(scheme: QuantScheme, options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: an option is not the default, and activations are int8.
     """
-    if scheme.activation == "16bit":
+    if scheme.has_kernels:
         return
     given = {name: value for name, value in options.items() if value is not None}
     for name, value in given.items():

@@ -179,6 +179,11 @@ class QuantScheme:
         return max(self.group_size, 2 if self.bits == 4 else 1)
 
     @property
+    def has_kernels(self) -> bool:
+        """Whether weights of the scheme run; those that meet int8 activations do not yet."""
+        return self.activation == "16bit"
+
+    @property
     def bits(self) -> int:
         """How many bits a stored value has."""
         return 4 if self.weight_format in ("int4", "mxfp4") else 8

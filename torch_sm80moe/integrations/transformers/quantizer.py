@@ -96,7 +96,7 @@ class ExpertsQuantizer(HfQuantizer):
     @property
     def is_compileable(self) -> bool:
         """Whether `generate` may compile the model."""
-        return QuantScheme.parse(self.quantization_config.scheme).activation == "16bit"
+        return QuantScheme.parse(self.quantization_config.scheme).has_kernels
 
 
 def _require_tensors(wanted: Counter[str], files: Sequence[str]) -> None:
