@@ -16,7 +16,7 @@ from torch import nn
 from torch_sm80moe import functional
 from torch_sm80moe._options import LayerOptions
 from torch_sm80moe.quantization.calibration import Calibration, LayerActivations
-from torch_sm80moe.quantization.module import QuantizedFusedExperts, require_options
+from torch_sm80moe.quantization.module import QuantizedFusedExperts
 from torch_sm80moe.quantization.quantizers import quantize_experts
 from torch_sm80moe.quantization.scheme import QuantScheme
 
@@ -207,13 +207,12 @@ class FusedMoE(nn.Module):
         w13, w2 = self.experts.w13, self.experts.w2
         options = {**dict(self.experts.named_buffers(recurse=False)), **self.experts.options}
         scheme = QuantScheme.parse(scheme) if isinstance(scheme, str) else scheme
-        require_options(scheme, options)
         inputs = None
         if scheme.needs_calibration(calibration):
             seen = LayerActivations()
             for batch in calibration or ():
                 flat = batch.reshape(-1, batch.size(-1))
-                seen.add(flat, self._route(flat)[1], w13)
+                seen.add(flat, w13, *self._route(flat), **options)
             inputs = seen.choose(settings or Calibration())
         quantized = quantize_experts(w13, w2, scheme, method=method, inputs=inputs)
         self.experts = QuantizedFusedExperts.from_experts(quantized, **options)

@@ -108,7 +108,7 @@ def test_what_is_no_result_is_refused(text, tmp_path):
         results.load(path)
 
 
-@pytest.mark.parametrize("name", ["w8a16", "w4a16-g32-asym", "fp8-block", "mxfp4"])
+@pytest.mark.parametrize("name", ["w8a16", "w4a16-g32-asym", "fp8-block", "mxfp4", "w8a8"])
 def test_formats_are_checked_and_measured(plan, name, capsys):
     assert run.run(replace(plan, models=(LARGER,), formats=(formats.DENSE, name)))
     content = results.load(plan.json)
@@ -181,14 +181,14 @@ def test_without_a_device_one_sentence_says_so(capsys):
 def test_a_real_run(tmp_path):
     path = tmp_path / "result.json"
     options = ("--quick", "--stages", "--tactics", "--rivals", "--json", str(path))
-    options = (*options, "--formats", "bf16,w8a16,w4a16-g128,fp8-block,mxfp4")
+    options = (*options, "--formats", "bf16,w8a16,w4a16-g128,fp8-block,mxfp4,w8a8")
     sizes = ("--shape", "8,2,1024,512", "--tokens", "1,64")
     command = [sys.executable, "-m", "torch_sm80moe", "bench", *options, *sizes]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads(path.read_text())
     assert content["machine"]["device"]["name"] == torch.cuda.get_device_name()
-    assert [row["tokens"] for row in content["cells"]] == 5 * [1, 64]
+    assert [row["tokens"] for row in content["cells"]] == 6 * [1, 64]
     for row in content["cells"]:
         assert row["us"]["p10"] <= row["us"]["median"] <= row["us"]["p90"]
         assert row["times_floor"] > 0.9

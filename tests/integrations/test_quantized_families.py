@@ -22,7 +22,7 @@ FAMILIES = [
     "mixtral", "aria", "gemma4", "nemotron_h", "deepseek_v4", "minimax_m3_vl",
     "openai_privacy_filter", "gpt_oss",
 ]  # fmt: skip
-SCHEMES = ["w8a16", "w4a16-g32-asym", "fp8-channel", "mxfp4"]
+SCHEMES = ["w8a16", "w4a16-g32-asym", "fp8-channel", "mxfp4", "w8a8"]
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,8 @@ def test_a_layer_is_what_the_model_defines_with_other_weights(scheme, model, dev
     quantize_experts(model, scheme)
     experts = next(m for m in model.modules() if isinstance(m, QuantizedModelExperts))
     meant = [w.dequantize() for w in (experts.quantized().w13, experts.quantized().w2)]
-    expected = reference.fused_moe(x, *meant, weights, ids, **options)
+    int8 = scheme == "w8a8"
+    expected = reference.fused_moe(x, *meant, weights, ids, **options, int8=int8)
     assert 0 < testing.measure_error(expected, exact).relative < 0.4
     testing.assert_close(experts(x, ids, weights), expected, testing.ROUNDINGS_FUSED_MOE, scheme)
 
@@ -94,6 +95,10 @@ def test_layers_that_run_in_parts_are_refused_by_name(family, reason):
         quantize_experts(model, "w8a16")
 
 
-def test_int8_activations_with_options_are_refused():
-    with pytest.raises(ValueError, match="w8a8: gate_up_order must be the default one, got inter"):
-        quantize_experts(families.random_model("gpt_oss"), "w8a8")
+def test_calibration_sees_what_the_options_make():
+    model = random_model("gpt_oss")
+    ids = prompt(torch.device("cpu"))
+    expected = model(input_ids=ids, use_cache=False)[0]
+    quantize_experts(model, "w8a8-static", calibration=[ids])
+    logits = model(input_ids=ids, use_cache=False)[0]
+    assert testing.measure_error(logits, expected.float()).relative < 0.2

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from torch_sm80moe import reference
 from torch_sm80moe.quantization.calibration import Calibration, LayerActivations
 from torch_sm80moe.quantization.histogram import Histogram
-from torch_sm80moe.quantization.reference import swiglu
 
 
 def histogram(*batches: torch.Tensor) -> Histogram:
@@ -107,10 +107,30 @@ def test_a_layer_counts_what_its_experts_multiply():
     hidden_states, w13 = torch.randn(6, 8), torch.randn(3, 8, 8)
     topk_ids = torch.tensor([[0, 2], [2, -1], [-1, 3], [2, 2], [0, 2], [7, 1]])
     layer = LayerActivations()
-    layer.add(hidden_states, topk_ids, w13)
+    layer.add(hidden_states, w13, torch.ones(6, 2), topk_ids)
     routed = hidden_states[[0, 1, 3, 4, 5]]  # the third has no expert here
     assert torch.equal(layer.w13_input.counts, histogram(routed).counts)
-    pairs = [(0, 0), (4, 0), (5, 1), (0, 2), (1, 2), (3, 2), (4, 2)]
-    rows = [swiglu(hidden_states[t] @ w13[e].T) for t, e in pairs]
+    pairs = [(0, 0), (4, 0), (5, 1), (0, 2), (1, 2), (3, 2), (3, 2), (4, 2)]
+    rows = [reference.activate(hidden_states[t] @ w13[e].T) for t, e in pairs]
     assert layer.w2_input.counts.sum() == 4 * len(pairs)
     assert layer.w2_input.most == pytest.approx(float(torch.stack(rows).max()), rel=1e-5)
+
+
+def test_a_layer_counts_what_its_options_make_of_it():
+    hidden_states, w13, bias = torch.randn(6, 8), torch.randn(3, 8, 8), torch.randn(3, 8)
+    weights, ids = torch.rand(6, 1), torch.tensor([[0], [1], [2], [0], [5], [1]])
+    options = {
+        "gate_up_order": "interleaved",
+        "swiglu_limit": torch.full((3,), 0.5),
+        "w13_bias": bias,
+        "apply_router_weight_on_input": True,
+    }
+    layer = LayerActivations()
+    layer.add(hidden_states, w13, weights, ids, **options, w2_bias=None, batch_invariant=False)
+    identity = torch.eye(4).expand(3, 4, 4)  # instead of w2: the rows of the intermediate
+    padded = torch.nn.functional.pad(identity, (0, 0, 0, 4))
+    rows = reference.fused_moe(hidden_states, w13, padded, weights, ids, **options)
+    routed = rows[[0, 1, 2, 3, 5], :4]
+    assert layer.w2_input.counts.sum() == routed.numel()
+    assert layer.w2_input.most == pytest.approx(float(routed.max()), rel=1e-5)
+    assert layer.w2_input.least == pytest.approx(float(routed.min()), rel=1e-5)

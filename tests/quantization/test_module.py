@@ -6,7 +6,6 @@ from unittest import mock
 import pytest
 import torch
 
-from tests.quantization.random_weights import SCHEMES_16BIT
 from torch_sm80moe import FusedMoE, reference, testing
 from torch_sm80moe.quantization import (
     SCHEMES,
@@ -18,7 +17,6 @@ from torch_sm80moe.quantization import (
     state,
 )
 from torch_sm80moe.quantization.module import QuantizedFusedExperts
-from torch_sm80moe.quantization.reference import as_stored, fused_moe_quantized
 
 INPUTS = testing.Problem(num_tokens=24, hidden_size=128, intermediate_size=128)
 # Of a layer with random weights, whose group is what all schemes have in common.
@@ -34,33 +32,29 @@ def experts(name: str, inputs: testing.Inputs) -> QuantizedExperts:
     return QuantizedExperts(quantize(inputs.w13, scheme), quantize(inputs.w2, scheme))
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEMES if "a8" not in name])
-def test_reference_multiplies_what_the_weights_mean(name):
-    x, w13, w2, topk_weights, topk_ids = INPUTS.make()
-    quantized = experts(name, testing.Inputs(x, w13, w2, topk_weights, topk_ids))
-    out = fused_moe_quantized(x, quantized, topk_weights, topk_ids)
-    means = quantized.w13.dequantize(), quantized.w2.dequantize()
-    assert torch.equal(out, reference.fused_moe(x, *means, topk_weights, topk_ids))
+def specified(experts: QuantizedExperts, x, topk_weights, topk_ids, **options) -> torch.Tensor:
+    """Compute a layer with quantised experts by the specification."""
+    inputs = {
+        f"{name}_input": torch.tensor([stored.scale, float(stored.zero_point)], device=x.device)
+        for name in ("w13", "w2")
+        if (stored := getattr(experts, f"{name}_input")) is not None
+    }
+    means = experts.w13.dequantize(), experts.w2.dequantize()
+    int8 = experts.scheme.activation != "16bit"
+    return reference.fused_moe(x, *means, topk_weights, topk_ids, int8=int8, **inputs, **options)
 
 
-def test_dynamic_activations_are_rounded_row_by_row():
-    rows = torch.tensor([[1.27, -0.634, 0.0, 0.016], [0.0, 0.0, 0.0, 0.0]])
-    stored = as_stored(rows, "int8_dynamic", None)
-    torch.testing.assert_close(stored, torch.tensor([[1.27, -0.63, 0.0, 0.02], [0.0] * 4]))
-    in_groups = as_stored(rows, "int8_dynamic", None, 2)
-    assert in_groups[0, 3] == rows[0, 3]
-    assert torch.equal(as_stored(rows, "16bit", None), rows)
+def batches_for(name: str, device: torch.device | str = "cpu") -> list[torch.Tensor] | None:
+    return [torch.randn(50, 128, device=device).bfloat16()] if "static" in name else None
 
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_layer_is_quantised_in_place(name, device):
     moe, x = layer(device), torch.randn(3, 7, 128, device=device).bfloat16()
     expected, memory = moe(x), sum(p.nbytes for p in moe.experts.parameters())
-    batches = [torch.randn(50, 128, device=device).bfloat16()] if "static" in name else None
+    batches = batches_for(name, device)
     assert moe.quantize_(name, calibration=batches) is moe
-    flat = x.flatten(0, 1)
-    specified = fused_moe_quantized(flat, moe.experts.quantized(), *moe._route(flat))
-    error = testing.measure_error(specified, expected.flatten(0, 1).float()).relative
+    error = testing.measure_error(moe(x), expected.float()).relative
     assert 0 < error < (0.15 if batches else LARGEST_ERRORS[name.split("-")[0]])
     assert sum(b.nbytes for b in moe.experts.buffers()) < 0.7 * memory
     assert not list(moe.experts.parameters())
@@ -95,15 +89,17 @@ def test_batches_are_for_static_schemes_alone():
         layer().quantize_("w8a8-static", calibration=[])
 
 
-@pytest.mark.parametrize("name", ["w8a16", "w4a16-g32-asym", "fp8-block", "mxfp4"])
+@pytest.mark.parametrize(
+    "name", ["w8a16", "w4a16-g32-asym", "fp8-block", "mxfp4", "w8a8", "w8a8-static"]
+)
 def test_state_dict_and_casts_keep_the_stored_numbers(name):
-    moe = layer().quantize_(name)
+    moe = layer().quantize_(name, calibration=batches_for(name))
     other = layer()
     other.experts = QuantizedFusedExperts(QuantScheme.parse(name), 4, 128, 128, device="cpu")
     other.load_state_dict(moe.state_dict())
     x = torch.randn(5, 128).bfloat16()
     assert torch.equal(moe(x), other(x))
-    packed = layer().quantize_(name)
+    packed = layer().quantize_(name, calibration=batches_for(name))
     packed.load_state_dict(moe.state_dict())
     assert torch.equal(moe(x), packed(x))
     before = moe.experts.quantized()
@@ -111,17 +107,19 @@ def test_state_dict_and_casts_keep_the_stored_numbers(name):
     assert torch.equal(after.w13.dequantize(), before.w13.dequantize())
 
 
-@pytest.mark.parametrize("name", SCHEMES_16BIT)
-def test_schemes_of_16_bit_activations_run_packed(name, device):
-    moe, x = layer(device).quantize_(name), torch.randn(5, 128, device=device).bfloat16()
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_scheme_runs_packed(name, device):
+    moe, x = layer(device), torch.randn(5, 128, device=device).bfloat16()
+    with_zero_points = Calibration("max", symmetric=False)
+    moe.quantize_(name, calibration=batches_for(name, device), settings=with_zero_points)
     with mock.patch.object(module, "fused_moe_quantized", wraps=module.fused_moe_quantized) as spy:
         out = moe(x)
     assert spy.call_count == moe.experts.is_packed == 1
-    expected = fused_moe_quantized(x, moe.experts.quantized(), *moe._route(x))
+    expected = specified(moe.experts.quantized(), x, *moe._route(x))
     testing.assert_close(out, expected, testing.ROUNDINGS_FUSED_MOE, name)
 
 
-@pytest.mark.parametrize("name", SCHEMES_16BIT)
+@pytest.mark.parametrize("name", [name for name in SCHEMES if "static" not in name])
 def test_state_dicts_have_the_tensors_of_files(name, device):
     moe = layer(device)
     expected = state.to_tensors(experts(name, INPUTS.make(device)))
@@ -152,16 +150,6 @@ def test_a_layer_can_be_pickled_and_copied(tmp_path):
         assert torch.equal(other(x), moe(x))
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEMES if name not in SCHEMES_16BIT])
-def test_schemes_of_int8_activations_do_not_run_yet(name):
-    batches = [torch.randn(50, 128).bfloat16()] if "static" in name else None
-    moe = layer().quantize_(name, calibration=batches)
-    with pytest.raises(
-        ValueError, match=f"scheme must have kernels to run, got {name}: there are none"
-    ):
-        moe(torch.randn(5, 128).bfloat16())
-
-
 @pytest.mark.compile
 def test_a_quantised_layer_compiles_into_one_graph(device):
     moe, x = layer(device).quantize_("w4a16-g32"), torch.randn(5, 128, device=device).bfloat16()
@@ -180,8 +168,9 @@ def test_options_stay_with_the_layer():
     assert half.dtype == torch.float16
     assert testing.measure_error(half, expected.float()).relative < 0.02
     other = FusedMoE(128, 128, num_experts=4, top_k=2, **options)
-    with pytest.raises(ValueError, match="w8a8: w2_bias must be the default one, got a tensor"):
-        other.quantize_("w8a8")
+    expected = other(x, residual)
+    other.quantize_("w8a8-static", calibration=batches_for("w8a8-static"))
+    assert testing.measure_error(other(x, residual), expected.float()).relative < 0.1
 
 
 def test_broken_state_dicts_are_refused():

@@ -14,7 +14,8 @@ from torch_sm80moe.quantization.packing import dequantize_rows
 
 DENSE = "16bit"  # weights of the activations' type
 SPOKEN = {"bf16": DENSE}  # as many call it
-FORMATS = (DENSE, *(name for name in SCHEMES if QuantScheme.parse(name).has_kernels))
+# Static activations would need ranges, and cost what dynamic ones do, less a look at each token.
+FORMATS = (DENSE, *(name for name in SCHEMES if not QuantScheme.parse(name).is_static))
 
 Weight = torch.Tensor | PackedWeight
 
@@ -34,8 +35,13 @@ def scheme_of(name: str) -> QuantScheme | None:
 
 def mma_ceiling(dtype: str, name: str) -> str:
     """Return the name of the ceiling that bounds the format's multiplications."""
+    return "mma_int8" if multiplies_int8(name) else f"mma_{dtype}"
+
+
+def multiplies_int8(name: str) -> bool:
+    """Return whether a format's activations become int8, too."""
     scheme = scheme_of(name)
-    return "mma_int8" if scheme and scheme.activation != "16bit" else f"mma_{dtype}"
+    return scheme is not None and scheme.activation != "16bit"
 
 
 def unsuitable(model: Model, name: str) -> str | None:

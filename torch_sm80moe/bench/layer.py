@@ -125,7 +125,9 @@ class Case:
         weights, ids = (torch.cat(tensors) for tensors in zip(*routed, strict=True))
         w13, w2 = self.layers[0]
         meant: Any = formats.Meaning(w13), formats.Meaning(w2)
-        out = reference.fused_moe(self.x[torch.cat(chosen)], meant[0], meant[1], weights, ids)
+        int8 = formats.multiplies_int8(self.format)
+        x = self.x[torch.cat(chosen)]
+        out = reference.fused_moe(x, meant[0], meant[1], weights, ids, int8=int8)
         outs = out.view(len(self.routings), -1, hidden_size).unbind()
         return list(zip(chosen, outs, strict=True))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import importlib
 import inspect
 import math
@@ -19,7 +18,6 @@ from torch_sm80moe import reference, testing
 from torch_sm80moe.demo import choose_device, find_model, load, silence_transformers
 from torch_sm80moe.integrations.transformers import quantize_experts
 from torch_sm80moe.integrations.transformers.quantized_experts import find_experts, fused_layer
-from torch_sm80moe.quantization import reference as specification
 from torch_sm80moe.quantization import state
 from torch_sm80moe.quantization.module import QuantizedFusedExperts
 from torch_sm80moe.quantization.scheme import QuantScheme
@@ -76,11 +74,9 @@ def run(
         rows = [measure(model, "bf16", 16.0, windows, calls)]
         for name in track(schemes, "schemes", console=console):
             quantized = copy.deepcopy(model)
-            is_static = QuantScheme.parse(name).activation == "int8_static"
+            is_static = QuantScheme.parse(name).is_static
             batches = calibration.ids.to(device).split(1) if is_static else None
-            run_by_specification(
-                quantize_experts(quantized, name, method=method, calibration=batches)
-            )
+            quantize_experts(quantized, name, method=method, calibration=batches)
             rows.append(measure(quantized, name, bits_per_weight(quantized), windows, calls))
     return to_markdown(rows)
 
@@ -105,25 +101,6 @@ def record_calls(model: Any, token_ids: torch.Tensor) -> list[Call]:
     for hook in hooks:
         hook.remove()
     return calls
-
-
-def run_by_specification(model: Any) -> None:
-    """Let experts with int8 activations, which no kernel runs yet, be computed in fp32."""
-    for module in experts_of(model):
-        if not module.scheme.has_kernels:
-            module.forward = functools.partial(_specified, module)
-
-
-def _specified(
-    module: QuantizedFusedExperts,
-    hidden_states: torch.Tensor,
-    topk_ids: torch.Tensor,
-    topk_weights: torch.Tensor,
-) -> torch.Tensor:
-    out = specification.fused_moe_quantized(
-        hidden_states, module.quantized(), topk_weights.float(), topk_ids
-    )
-    return out.to(hidden_states.dtype)
 
 
 def measure(model: Any, name: str, bits: float, windows: Windows, calls: Sequence[Call]) -> Row:

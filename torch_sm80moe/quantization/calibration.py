@@ -109,40 +109,44 @@ class LayerActivations:
     def add(
         self,
         hidden_states: torch.Tensor,
-        topk_ids: torch.Tensor,
         w13: torch.Tensor,
+        topk_weights: torch.Tensor,
+        topk_ids: torch.Tensor,
         *,
+        expert_map: torch.Tensor | None = None,
         w13_bias: torch.Tensor | None = None,
+        activation: str = "silu",
+        gated: bool = True,
+        gate_up_order: str = "gate_up",
         swiglu_alpha: torch.Tensor | None = None,
         swiglu_beta: torch.Tensor | None = None,
         swiglu_limit: torch.Tensor | None = None,
-        **activation: Any,
+        apply_router_weight_on_input: bool = False,
+        **_: Any,
     ) -> None:
-        """Count what a call of the layer multiplies.
+        """Count what a call of the layer multiplies; arguments as in `fused_moe`.
 
-        Args:
-            hidden_states: `[T, H]`.
-            topk_ids: `[T, k]`; tokens without an id in `[0, E)` do not count.
-            w13: `[E, 2I, H]` or `[E, I, H]`, 16-bit weights; the intermediate is computed with them
-                in float32.
-            w13_bias: as in `fused_moe`.
-            swiglu_alpha: as in `fused_moe`.
-            swiglu_beta: as in `fused_moe`.
-            swiglu_limit: as in `fused_moe`.
-            activation: `activation`, `gated` and `gate_up_order` as in `fused_moe`.
+        Weights are in 16 bits; the intermediate is computed with them in float32. Tokens without an
+        expert of this layer do not count.
         """
-        num_experts = w13.size(0)
-        is_routed = ((topk_ids >= 0) & (topk_ids < num_experts)).any(dim=1)
+        ids = reference.local_ids(topk_ids, expert_map)
+        is_routed = ((ids >= 0) & (ids < w13.size(0))).any(dim=1)
         self.w13_input.add(hidden_states[is_routed])
-        for expert in range(num_experts):
-            tokens = (topk_ids == expert).any(dim=1)
-            if tokens.any():
-                columns = reference.linear(hidden_states[tokens].float(), w13, expert)
-                columns = reference.add_bias(columns, w13_bias, expert)
-                constants = reference.swiglu_constants(
-                    swiglu_alpha, swiglu_beta, swiglu_limit, expert
-                )
-                self.w2_input.add(reference.activate(columns, swiglu=constants, **activation))
+        for expert in range(w13.size(0)):
+            tokens, choices = (ids == expert).nonzero(as_tuple=True)
+            if tokens.numel() == 0:
+                continue
+            columns = reference.linear(hidden_states[tokens].float(), w13, expert)
+            if apply_router_weight_on_input:
+                columns = columns * topk_weights[tokens, choices, None]
+            intermediate = reference.activate(
+                reference.add_bias(columns, w13_bias, expert),
+                activation=activation,
+                gated=gated,
+                gate_up_order=gate_up_order,
+                swiglu=reference.swiglu_constants(swiglu_alpha, swiglu_beta, swiglu_limit, expert),
+            )
+            self.w2_input.add(intermediate)
 
     def choose(self, calibration: Calibration) -> tuple[StaticActivation, StaticActivation]:
         """Return how to store the inputs of both GEMMs."""

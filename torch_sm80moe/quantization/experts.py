@@ -83,7 +83,7 @@ class QuantizedExperts:
             self._refuse("w13", f"be {self.w2.scheme} like w2", self.w13.scheme)
         if self.w13.device != self.w2.device:
             self._refuse("w13", f"be on {self.w2.device} like w2", self.w13.device)
-        is_static = self.scheme.activation == "int8_static"
+        is_static = self.scheme.is_static
         for name in ("w13_input", "w2_input"):
             if (getattr(self, name) is not None) != is_static:
                 requirement = "be calibrated" if is_static else "be None"

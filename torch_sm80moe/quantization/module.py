@@ -10,7 +10,7 @@ from torch import nn
 
 from torch_sm80moe.functional_quantized import fused_moe_quantized
 from torch_sm80moe.quantization import state
-from torch_sm80moe.quantization.experts import QuantizedExperts
+from torch_sm80moe.quantization.experts import QuantizedExperts, StaticActivation
 from torch_sm80moe.quantization.packing import PackedWeight, pack, unpack
 from torch_sm80moe.quantization.scheme import QuantScheme
 
@@ -18,7 +18,7 @@ SWIGLU_OPTIONS = ("swiglu_alpha", "swiglu_beta", "swiglu_limit")
 
 _WEIGHTS = ("w13", "w2")
 _BIASES = ("w13_bias", "w2_bias")  # of the activations' type
-_DEFAULTS = {"activation": "silu", "gate_up_order": "gate_up", "gated": True}
+_FIELDS = ("values", "scale", "codes", "range")  # of what is packed
 
 
 class QuantizedFusedExperts(nn.Module):
@@ -27,8 +27,7 @@ class QuantizedFusedExperts(nn.Module):
     In use it holds packed weights, and `fused_moe_quantized` runs them. Its state dict has the
     tensors of files instead, by the names of `state.to_tensors`: `w13.values`, `w13.scale`, ...
     Loading one fills the memory that CUDA graphs may be reading. Tensors among the
-    options are buffers, as in `FusedExperts`. Schemes with int8 activations have no kernels yet:
-    they can be made and kept in files, and `quantization.reference` says what they compute.
+    options are buffers, as in `FusedExperts`.
     """
 
     _not_in_state_dict: ClassVar[tuple[str, ...]] = ()  # of the options
@@ -48,7 +47,6 @@ class QuantizedFusedExperts(nn.Module):
     ) -> None:
         """Make a module whose tensors are still to be loaded; options as in `FusedExperts`."""
         super().__init__()
-        require_options(scheme, options)
         self.scheme = scheme
         self.sizes = (num_experts, hidden_size, intermediate_size)
         self.options: dict[str, Any] = {}
@@ -87,7 +85,7 @@ class QuantizedFusedExperts(nn.Module):
         return self._packed_shapes is not None
 
     def pack_(self) -> QuantizedFusedExperts:
-        """Turn the tensors of files into what kernels read, where there are kernels.
+        """Turn the tensors of files into what kernels read.
 
         Raises:
             TypeError: a tensor that was loaded has another dtype.
@@ -96,15 +94,13 @@ class QuantizedFusedExperts(nn.Module):
         if self.is_packed:
             return self
         experts = self.quantized()
-        if not self.scheme.has_kernels:
-            return self
         packed = {name: pack(getattr(experts, name)) for name in _WEIGHTS}
-        tensors = {
-            f"{name}.{field}": getattr(weight, field)
-            for name, weight in packed.items()
-            for field in ("values", "scale", "codes")
-            if getattr(weight, field) is not None
-        }
+        tensors: dict[str, torch.Tensor] = {}
+        for name, weight in packed.items():
+            stored: StaticActivation | None = getattr(experts, f"{name}_input")
+            fields = (weight.values, weight.scale, weight.codes, _as_range(stored, weight.device))
+            named = zip(_FIELDS, fields, strict=True)
+            tensors |= {f"{name}.{field}": t for field, t in named if t is not None}
         tensors |= {
             name: previous.copy_(tensors[name]) for name, previous in self._previous.items()
         }
@@ -122,7 +118,9 @@ class QuantizedFusedExperts(nn.Module):
     def quantized(self) -> QuantizedExperts:
         """Return the experts; tensors that were loaded are checked, once."""
         if self._packed_shapes is not None:
-            return QuantizedExperts(unpack(self._packed("w13")), unpack(self._packed("w2")))
+            w13, w2 = (unpack(self._packed(name)) for name in _WEIGHTS)
+            inputs = (_from_range(self._range(name)) for name in _WEIGHTS)
+            return QuantizedExperts(w13, w2, *inputs)
         if self._experts is None:
             self._experts = state.from_tensors(self._tensors(), self.scheme)
         return self._experts
@@ -134,16 +132,7 @@ class QuantizedFusedExperts(nn.Module):
         topk_ids: torch.Tensor,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Run `[..., H]` with routing `[..., k]`; return `[..., H]`.
-
-        Raises:
-            ValueError: the scheme has int8 activations, for which there are no kernels yet.
-        """
-        if not self.scheme.has_kernels:
-            raise ValueError(
-                f"QuantizedFusedExperts: scheme must have kernels to run, got {self.scheme}: there "
-                "are none for int8 activations yet"
-            )
+        """Run `[..., H]` with routing `[..., k]`; return `[..., H]`."""
         if not self.is_packed:  # after a state dict was loaded
             self.pack_()
         hidden_size, top_k = hidden_states.size(-1), topk_ids.size(-1)
@@ -154,6 +143,8 @@ class QuantizedFusedExperts(nn.Module):
             self._packed("w2"),
             topk_weights.reshape(-1, top_k),
             topk_ids.reshape(-1, top_k),
+            w13_input=self._range("w13"),
+            w2_input=self._range("w2"),
             residual=None if residual is None else residual.reshape(-1, hidden_size),
             **tensors,
             **self.options,
@@ -171,6 +162,10 @@ class QuantizedFusedExperts(nn.Module):
             self.scheme,
         )
 
+    def _range(self, name: str) -> torch.Tensor | None:
+        """Return how the input of a GEMM is stored, as the operator takes it."""
+        return dict(self.get_submodule(name).named_buffers()).get("range")
+
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {name: tensor for name, tensor in self.named_buffers() if "." in name}
 
@@ -187,6 +182,8 @@ class QuantizedFusedExperts(nn.Module):
         """Hold these tensors and no others, in the form of files until it is said otherwise."""
         self._experts = self._packed_shapes = None
         self._previous = {}
+        for name, _ in [*self.named_children()]:
+            delattr(self, name)
         for name in {name.partition(".")[0] for name in tensors}:
             self.add_module(name, nn.Module())
         for name, tensor in tensors.items():
@@ -218,16 +215,15 @@ def _expect_tensors_of_files(module: QuantizedFusedExperts, *_: Any) -> None:
     module.unpack_()
 
 
-def require_options(scheme: QuantScheme, options: Mapping[str, Any]) -> None:
-    """Refuse options of the layer that no kernel has for a scheme.
+def _as_range(activation: StaticActivation | None, device: torch.device) -> torch.Tensor | None:
+    """Return scale and zero point as the operators take them."""
+    if activation is None:
+        return None
+    return torch.tensor([activation.scale, float(activation.zero_point)], device=device)
 
-    Raises:
-        ValueError: an option is not the default, and activations are int8.
-    """
-    if scheme.has_kernels:
-        return
-    given = {name: value for name, value in options.items() if value is not None}
-    for name, value in given.items():
-        if isinstance(value, torch.Tensor) or value != _DEFAULTS.get(name, False):
-            got = "a tensor" if isinstance(value, torch.Tensor) else value
-            raise ValueError(f"{scheme}: {name} must be the default one, got {got}")
+
+def _from_range(input_range: torch.Tensor | None) -> StaticActivation | None:
+    if input_range is None:
+        return None
+    scale, zero_point = input_range.tolist()
+    return StaticActivation(scale, int(zero_point))

@@ -148,11 +148,10 @@ class QuantScheme:
         Raises:
             ValueError: there are batches and nothing to calibrate, or the reverse.
         """
-        is_static = self.activation == "int8_static"
-        if is_static != (batches is not None):
-            requirement, got = ("be given", "None") if is_static else ("be None", "batches")
+        if self.is_static != (batches is not None):
+            requirement, got = ("be given", "None") if self.is_static else ("be None", "batches")
             raise ValueError(f"{self}: calibration must {requirement}, got {got}")
-        return is_static
+        return self.is_static
 
     def scale_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Return the shape of the scales of a weight `[E, N, K]`.
@@ -179,9 +178,9 @@ class QuantScheme:
         return max(self.group_size, 2 if self.bits == 4 else 1)
 
     @property
-    def has_kernels(self) -> bool:
-        """Whether weights of the scheme run; those that meet int8 activations do not yet."""
-        return self.activation == "16bit"
+    def is_static(self) -> bool:
+        """Whether activations are int8 of a range that is known beforehand."""
+        return self.activation == "int8_static"
 
     @property
     def bits(self) -> int:

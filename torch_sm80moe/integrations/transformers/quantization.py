@@ -60,7 +60,7 @@ def quantize_experts(
     scheme = QuantScheme.parse(scheme) if isinstance(scheme, str) else scheme
     layers = find_experts(model)
     for name, experts in layers.items():
-        require_layer(name, experts, scheme)
+        require_layer(name, experts)
     inputs: Mapping[str, Inputs] = {}
     if scheme.needs_calibration(calibration):
         inputs = calibrate_experts(model, calibration or (), settings, console=console)
@@ -121,9 +121,10 @@ class _Counter:
         self._seen = seen
 
     def __call__(self, experts: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-        hidden_states, topk_ids, _ = arguments
+        hidden_states, topk_ids, topk_weights = arguments
         layer = fused_layer(experts)
-        self._seen.add(hidden_states, topk_ids, layer.w13, **layer.options(layer.w2.device))
+        options = layer.options(layer.w2.device)
+        self._seen.add(hidden_states, layer.w13, topk_weights, topk_ids, **options)
 
 
 def _show(steps: Iterable[Any], what: str, console: Console | None) -> Iterator[Any]:

@@ -12,12 +12,7 @@ from torch_sm80moe.integrations.transformers import gates
 from torch_sm80moe.integrations.transformers.layouts import biases_of, rows_of
 from torch_sm80moe.integrations.transformers.limits import unsupported_reason
 from torch_sm80moe.integrations.transformers.plans import arguments
-from torch_sm80moe.quantization.module import (
-    SWIGLU_OPTIONS,
-    QuantizedFusedExperts,
-    require_options,
-)
-from torch_sm80moe.quantization.scheme import QuantScheme
+from torch_sm80moe.quantization.module import SWIGLU_OPTIONS, QuantizedFusedExperts
 
 
 class QuantizedModelExperts(QuantizedFusedExperts):
@@ -91,17 +86,15 @@ def find_experts(model: nn.Module) -> dict[str, Any]:
     return found
 
 
-def require_layer(name: str, experts: Any, scheme: QuantScheme) -> FusedLayer:
+def require_layer(name: str, experts: Any) -> FusedLayer:
     """Return a module as `fused_moe` takes it.
 
     Raises:
-        ValueError: no kernel runs the module, or with such weights.
+        ValueError: no kernel runs the module.
     """
     try:
-        layer = fused_layer(experts)
+        return fused_layer(experts)
     except ValueError as error:
         raise ValueError(
             f"quantize_experts: {name} must be what fused_moe runs, but {error}"
         ) from error
-    require_options(scheme, layer.options("meta"))
-    return layer
