@@ -17,6 +17,7 @@ struct DenseWeight {
   static constexpr WeightFormat kFormat = WeightFormat::kDense;
   static constexpr int kBits = weight_bits(kFormat);
   static constexpr bool kIsPacked = false;
+  static constexpr int kMinCtas = 0;  // ptxas chooses
   static constexpr bool kHasGroupScales = false, kHasCodes = false;
   static constexpr uint32_t kNoCodeWord = 0;
   static constexpr bool has_tactic(const Tactic&) { return true; }
@@ -44,6 +45,7 @@ constexpr bool has_packed_tactic(const Tactic& t) {
 template <class Numbers>
 struct PackedWeight : Numbers {
   static constexpr bool kIsPacked = true;
+  static constexpr int kMinCtas = 1;  // or ptxas spills registers to have room for another CTA
 
   static constexpr bool has_tactic(const Tactic& t) { return has_packed_tactic(t); }
 
@@ -64,6 +66,7 @@ template <class T>
 struct Int8PairWeight : DenseWeight<T> {
   static constexpr WeightFormat kFormat =
       kHasRowGroups<T> ? WeightFormat::kInt8RowGroups : WeightFormat::kInt8Rows;
+  static constexpr int kMinCtas = 1;
   static constexpr bool has_tactic(const Tactic& t) { return has_packed_tactic(t); }
 };
 
