@@ -5,7 +5,8 @@
 // A 16-bit number whose last bit of mantissa is worth one shows a small integer in the clear: from
 // 128 on in bfloat16 (7 bits), from 1024 on in half (10 bits). So bits are put there, and the
 // constant is taken away. The small floats are put where the larger type has the same fields; the
-// product with a power of two then mends the exponent, of subnormal numbers too.
+// product with a power of two then mends the exponent, of subnormal numbers too. Their bits are
+// stored where bfloat16 wants them, or one or two shifts away (docs/layouts.md).
 
 #include "common/numeric.cuh"
 #include "common/ptx.cuh"
@@ -18,6 +19,10 @@ SM80MOE_DEVICE uint32_t select_or(uint32_t word, uint32_t mask, uint32_t others)
 }
 SM80MOE_DEVICE uint32_t select_xor(uint32_t word, uint32_t mask, uint32_t others) {
   return ptx::lop3 < (0xf0 & 0xcc) ^ 0xaa > (word, mask, others);
+}
+
+SM80MOE_DEVICE uint32_t rotate_right(uint32_t word, int bits) {
+  return __funnelshift_r(word, word, bits);
 }
 
 template <class T>
@@ -58,47 +63,77 @@ SM80MOE_HOST_DEVICE constexpr uint32_t integers_below(uint32_t zero) {
   return SixteenBit<T>::kIntegers | kSigns | zero * 0x00010001;
 }
 
-// The e4m3 bytes 0 and 2 of a word, times E4m3<T>::kUnit.
+// The e4m3 numbers of a word, of each half the first or the second, times E4m3<T>::kUnit.
 template <class T>
 struct E4m3;
 template <>
 struct E4m3<__nv_bfloat16> {
   static constexpr float kUnit = 1;
-  SM80MOE_DEVICE static uint32_t pair(uint32_t bytes) {
+  SM80MOE_DEVICE static uint32_t first(uint32_t word) { return number(word & 0x87f087f0); }
+  SM80MOE_DEVICE static uint32_t second(uint32_t word) {
+    return number(select_or(word << 4, 0x80f080f0, word >> 4 & 0x07000700));
+  }
+
+ private:
+  SM80MOE_DEVICE static uint32_t number(uint32_t fields) {
     constexpr uint32_t kTwoTo120 = 0x7b807b80;
-    const uint32_t fields = (bytes & 0x007f007f) << 4;
-    return fma_pair(select_or(bytes << 8, kSigns, fields), kTwoTo120, 0, __nv_bfloat16{});
+    return fma_pair(fields, kTwoTo120, 0, __nv_bfloat16{});
   }
 };
 template <>
 struct E4m3<__half> {
   static constexpr float kUnit = 1.0f / 256;  // subnormal numbers stay exact: no fma
-  SM80MOE_DEVICE static uint32_t pair(uint32_t bytes) {
-    return select_or(bytes << 8, kSigns, (bytes & 0x007f007f) << 7);
+  SM80MOE_DEVICE static uint32_t first(uint32_t word) {
+    return select_or(word, kSigns, word << 3 & 0x3f803f80);
+  }
+  SM80MOE_DEVICE static uint32_t second(uint32_t word) {
+    const uint32_t mantissa = word << 7 & 0x07800780;
+    return select_or(word << 4, kSigns, select_or(word >> 1, 0x38003800, mantissa));
   }
 };
 
-// The e2m1 nibbles 0 and 4 of a word, times `power`, which E2m1<T>::power() made of a code: 2 to
-// the power of code - 253.
+// The e2m1 numbers of a word, of each half number kIndex of four, times `power`, which
+// E2m1<T>::power() made of a code: 2 to the power of code - 253.
 template <class T>
 struct E2m1;
 template <>
 struct E2m1<__nv_bfloat16> {
-  SM80MOE_DEVICE static uint32_t pair(uint32_t nibbles, uint32_t power) {
-    const uint32_t fields = (nibbles & 0x00070007) << 6;  // times 2 to the power of -126
-    return fma_pair(select_or(nibbles << 12, kSigns, fields), power, 0, __nv_bfloat16{});
+  template <int kIndex>
+  SM80MOE_DEVICE static uint32_t pair(uint32_t word, uint32_t power) {
+    return fma_pair(fields<kIndex>(word), power, 0, __nv_bfloat16{});
   }
   SM80MOE_DEVICE static uint32_t power(uint32_t code) { return code * 0x00800080; }
+
+ private:
+  template <int kIndex>
+  SM80MOE_DEVICE static uint32_t fields(uint32_t word) {  // times 2 to the power of -126
+    constexpr uint32_t kFields = 0x81c081c0;
+    if (kIndex == 0) return word & kFields;
+    if (kIndex == 1) return rotate_right(word, 4) & kFields;
+    if (kIndex == 2) return word << 6 & kFields;
+    return select_or(rotate_right(word, 6), 0x81808180, word << 2 & 0x00400040);
+  }
 };
 template <>
 struct E2m1<__half> {
-  SM80MOE_DEVICE static uint32_t pair(uint32_t nibbles, uint32_t power) {
-    const uint32_t fields = (nibbles & 0x00070007) << 9;  // times 2 to the power of -14
-    return fma_pair(select_or(nibbles << 12, kSigns, fields), power, 0, __half{});
+  template <int kIndex>
+  SM80MOE_DEVICE static uint32_t pair(uint32_t word, uint32_t power) {
+    return fma_pair(fields<kIndex>(word), power, 0, __half{});
   }
   // Below half's range: nothing is left of a group 2 to the power of 30 smaller than the largest.
   SM80MOE_DEVICE static uint32_t power(uint32_t code) {
     return (code > 224 ? code - 224 : 0) * 0x04000400;
+  }
+
+ private:
+  template <int kIndex>
+  SM80MOE_DEVICE static uint32_t fields(uint32_t word) {  // times 2 to the power of -14
+    constexpr uint32_t kSizes = 0x0e000e00;
+    if (kIndex == 0) return select_or(word, kSigns, word << 3 & kSizes);
+    if (kIndex == 1) return select_or(rotate_right(word, 4), kSigns, word >> 1 & kSizes);
+    if (kIndex == 2) return select_or(word << 6, kSigns, word << 9 & kSizes);
+    const uint32_t exponent = word >> 3 & 0x0c000c00;
+    return select_or(rotate_right(word, 6), kSigns, select_or(word << 5, 0x02000200, exponent));
   }
 };
 

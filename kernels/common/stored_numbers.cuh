@@ -75,8 +75,8 @@ struct Fp8Numbers : StoredNumbers<WeightFormat::kFp8> {
   static constexpr float kUnit = E4m3<T>::kUnit;
 
   SM80MOE_DEVICE static void decode(uint32_t raw, int, uint32_t, uint32_t& b0, uint32_t& b1) {
-    b0 = E4m3<T>::pair(raw);
-    b1 = E4m3<T>::pair(raw >> 8);
+    b0 = E4m3<T>::first(raw);
+    b1 = E4m3<T>::second(raw);
   }
 };
 
@@ -88,8 +88,9 @@ struct Mxfp4Numbers : StoredNumbers<WeightFormat::kMxfp4> {
   SM80MOE_DEVICE static uint32_t column_word(uint32_t code) { return E2m1<T>::power(code); }
   SM80MOE_DEVICE static void decode(uint32_t raw, int part, uint32_t power, uint32_t& b0,
                                     uint32_t& b1) {
-    b0 = E2m1<T>::pair(raw >> (8 * part), power);
-    b1 = E2m1<T>::pair(raw >> (8 * part + 4), power);
+    using Numbers = E2m1<T>;
+    b0 = part == 0 ? Numbers::template pair<0>(raw, power) : Numbers::template pair<2>(raw, power);
+    b1 = part == 0 ? Numbers::template pair<1>(raw, power) : Numbers::template pair<3>(raw, power);
   }
 };
 

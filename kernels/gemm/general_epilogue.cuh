@@ -195,6 +195,11 @@ SM80MOE_DEVICE void take_first(Sum (&block)[kMmasN][4], Sum (&acc)[kMmasM][kMmas
 // blocks at once would be most of what the compiler has to do; beside the mainloop the moves are
 // nothing.
 struct BlockwiseEpilogue : GeneralEpilogue {
+  template <class Config>
+  static constexpr bool has_registers() {
+    return true;
+  }
+
   template <class T, class Config, int kMmasM, int kMmasN>
   SM80MOE_DEVICE static void store(const GroupedGemmArgs& args, const TileColumns& columns,
                                    WarpTile tile, float (&acc)[kMmasM][kMmasN][4]) {

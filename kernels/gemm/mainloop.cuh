@@ -82,12 +82,7 @@ class Mainloop {
     for (int k_tile = 0; k_tile < num_k_tiles; ++k_tile) {
       const int depth = k_tile * Config::kCtaK;
 #pragma unroll
-      for (int step = 0; step < kLastStep; ++step) {
-        if (step % Groups::kStepsPerSlice == 0)
-          groups_.begin_sums(stage_ + Loader::kGroupsOffset, step / Groups::kStepsPerSlice,
-                             depth + step * Config::kMmaK, acc);
-        inner_step<kBlocks>(acc, step, depth);
-      }
+      for (int step = 0; step < kLastStep; ++step) inner_step<kBlocks>(acc, step, depth);
       last_step<kBlocks>(acc, k_tile + 1 < num_k_tiles ? depth + Config::kCtaK : 0);
     }
   }
@@ -107,6 +102,7 @@ class Mainloop {
       else
         load_a(block - 1, step + 1);
       issue_copies<kBlocks>(step, block);
+      if (step % Groups::kStepsPerSlice == 0) groups_.change_units(acc[block]);
       multiply(acc, block, step);
       decode_w<0, kBlocks>(block, step + 1, depth);
     }
@@ -193,7 +189,8 @@ class Mainloop {
       constexpr int kShares = kEnd - kBegin;
       const int share = block - kBegin;
       if (share == 0 && step % Groups::kStepsPerSlice == 0)
-        groups_.begin_fragments(stage_ + Loader::kGroupsOffset, depth + step * Config::kMmaK);
+        groups_.begin_fragments(stage_ + Loader::kGroupsOffset, step / Groups::kStepsPerSlice,
+                                depth + step * Config::kMmaK);
 #pragma unroll
       for (int i = share * kPairs / kShares * 2; i < (share + 1) * kPairs / kShares * 2; ++i) {
         uint32_t* w = w_frag_[step % 2][i / 2] + i % 2 * 2;

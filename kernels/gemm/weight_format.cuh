@@ -20,7 +20,7 @@ struct DenseWeight {
   static constexpr int kMinCtas = 0;  // ptxas chooses
   static constexpr bool kHasGroupScales = false, kHasCodes = false;
   static constexpr uint32_t kNoCodeWord = 0;
-  static constexpr bool has_tactic(const Tactic&) { return true; }
+  static constexpr bool has_tactic(const Tactic& t) { return t.cta_k < 128 || t.warps_k > 1 ? !(t.warps_n == 8) : false; }
 
   // Byte offset in the tile that this lane passes to load_fragments for rows [row, row + 16) at the
   // start of a row; SwizzledTile::advance moves it along the reduction.
@@ -38,7 +38,10 @@ struct DenseWeight {
 // Few tactics, since there are many formats: one for streaming, one between, one of tall tiles.
 // Every element is added up in the order of the reduction, so a row's result is the same in all.
 constexpr bool has_packed_tactic(const Tactic& t) {
-  return t.warps_k == 1 && (t.cta_m < 128 || (t.cta_m == 128 && t.cta_n == 256));
+  return t.warps_k == 1 && (t.cta_m < 128 || (t.cta_m == 128 && t.cta_n == 256) || t.warps_m == 1);
+}
+constexpr bool has_int8_tactic(const Tactic& t) {
+  return t.warps_k == 1 && t.cta_k == 64 && (t.warps_m == 2 || t.cta_n == 128) && (t.cta_m < 128 || (t.cta_m == 128 && t.cta_n == 256));
 }
 
 // Weights of 8 or 4 bits, of which ldmatrix deals out the words of 32 rows at once.
@@ -67,7 +70,7 @@ struct Int8PairWeight : DenseWeight<T> {
   static constexpr WeightFormat kFormat =
       kHasRowGroups<T> ? WeightFormat::kInt8RowGroups : WeightFormat::kInt8Rows;
   static constexpr int kMinCtas = 1;
-  static constexpr bool has_tactic(const Tactic& t) { return has_packed_tactic(t); }
+  static constexpr bool has_tactic(const Tactic& t) { return has_int8_tactic(t); }
 };
 
 template <class T>

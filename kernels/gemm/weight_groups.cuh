@@ -100,8 +100,34 @@ class GroupReader {
     for (uint32_t& words : column_) words = Weight::kNoCodeWord;
   }
 
-  // Before fragments of the slice at depth k are made, whose stage begins at k0.
-  SM80MOE_DEVICE void begin_fragments(uint32_t tile, int k) {
+  // Before fragments of the slice at depth k are made, the stage's slice number `slice`.
+  SM80MOE_DEVICE void begin_fragments(uint32_t tile, int slice, int k) {
+    read_codes(tile, k);
+    read_scales(tile, slice, k);
+  }
+
+  // What a format makes of the code of the row that this lane's fragments of `mma` are of.
+  SM80MOE_DEVICE uint32_t column_word(int mma) const {
+    if (!Weight::kHasCodes) return Weight::kNoCodeWord;
+    if (!kSharesWords) return column_[mma];
+    return __byte_perm(column_[mma / 2], 0, mma % 2 == 0 ? 0x1010 : 0x3232);
+  }
+
+  // Before the sums of that slice, for the sums of a block of rows: between those of other blocks,
+  // where tensor cores have something to do meanwhile.
+  template <class Sum>
+  SM80MOE_DEVICE void change_units(Sum (&acc)[Config::kMmasN][4]) const {
+    if constexpr (Weight::kHasGroupScales) {
+      if (!changes_units_) return;
+#pragma unroll
+      for (int mma = 0; mma < Config::kMmasN; ++mma)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) acc[mma][e] *= ratio_[mma][e % 2];
+    }
+  }
+
+ private:
+  SM80MOE_DEVICE void read_codes(uint32_t tile, int k) {
     if constexpr (Weight::kHasCodes) {
       if (args_.packed.codes == nullptr || !begins_group(args_.packed, k)) return;
       const int byte = k >> args_.packed.group_shift & 3;
@@ -112,42 +138,36 @@ class GroupReader {
         return Weight::column_word(codes >> (8 * byte) & 0xff);
       };
 #pragma unroll
-      for (int mma = 0; mma < Config::kMmasN; mma += 2)
-        column_[mma / 2] = __byte_perm(word_of(mma), word_of(mma + 1), 0x5410);
+      for (int i = 0; i < kColumnWords; ++i)
+        column_[i] = kSharesWords ? __byte_perm(word_of(2 * i), word_of(2 * i + 1), 0x5410)
+                                  : word_of(i);
     }
   }
 
-  // What a format makes of the code of the row that this lane's fragments of `mma` are of.
-  SM80MOE_DEVICE uint32_t column_word(int mma) const {
-    if (!Weight::kHasCodes) return Weight::kNoCodeWord;
-    return __byte_perm(column_[mma / 2], 0, mma % 2 == 0 ? 0x1010 : 0x3232);
-  }
-
-  // Before the sums of the slice at depth k, the stage's slice number `slice`.
-  template <class Sum, int kMmasM>
-  SM80MOE_DEVICE void begin_sums(uint32_t tile, int slice, int k,
-                                 Sum (&acc)[kMmasM][Config::kMmasN][4]) const {
+  SM80MOE_DEVICE void read_scales(uint32_t tile, int slice, int k) {
     if constexpr (Weight::kHasGroupScales) {
-      if (!changes_units(args_.packed, k, args_.k)) return;
+      changes_units_ = changes_units(args_.packed, k, args_.k);
+      if (!changes_units_) return;
 #pragma unroll
       for (int mma = 0; mma < Config::kMmasN; ++mma) {
         const int row = warp_row_ + mma * 8 + lane_index() % 4 * 2;
         const float2 before = ptx::ld_shared_v2_f32(tile + Tile::offset(slice, row));
         const float2 now = ptx::ld_shared_v2_f32(tile + Tile::offset(slice + 1, row));
-        const float ratio[] = {__fdividef(before.x, now.x), __fdividef(before.y, now.y)};
-#pragma unroll
-        for (int i = 0; i < kMmasM; ++i)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) acc[i][mma][e] *= ratio[e % 2];
+        ratio_[mma][0] = __fdividef(before.x, now.x);
+        ratio_[mma][1] = __fdividef(before.y, now.y);
       }
     }
   }
 
- private:
+  // Both halves of a word are the same, so two can share one where registers are few.
+  static constexpr bool kSharesWords = Config::kMmasN > 4;
+  static constexpr int kColumnWords = kSharesWords ? Config::kMmasN / 2 : Config::kMmasN;
+
   const GroupedGemmArgs& args_;
   const int warp_row_;
-  // Both halves of a word are the same, so two share one: tall tiles have no register to spare.
-  uint32_t column_[Weight::kHasCodes ? Config::kMmasN / 2 : 1];
+  uint32_t column_[Weight::kHasCodes ? kColumnWords : 1];
+  float ratio_[Weight::kHasGroupScales ? Config::kMmasN : 1][2];  // of the scale before to this
+  bool changes_units_ = false;
 };
 
 }  // namespace sm80moe::gemm

@@ -24,6 +24,8 @@ int32_t dtype_code(ScalarType type) {
       return aoti_torch_dtype_int32();
     case ScalarType::Byte:
       return aoti_torch_dtype_uint8();
+    case ScalarType::Char:
+      return aoti_torch_dtype_int8();
     default:
       return aoti_torch_dtype_float32();
   }

@@ -19,9 +19,18 @@ from torch_sm80moe.quantization.weights import (
     e2m1_to_float,
 )
 
+# For each number of a half word, where each of its bits goes.
+Places = tuple[tuple[int, ...], ...]
+
 CHUNK_BYTES = 16
 _CODES_MULTIPLE = 4  # bytes: kernels copy the codes of four groups at a time
 _INT4_ZERO = 8  # int4 is stored as 0 to 15
+# Where in a half of a word lie the bits, the lowest first, of the small floats that share it: where
+# a 16-bit number wants them, or a shift away from there. 16 and more are in the word's other half.
+_FLOAT_BITS = {
+    "fp8": ((4, 5, 6, 7, 8, 9, 10, 15), (0, 1, 2, 3, 12, 13, 14, 11)),
+    "mxfp4": ((6, 7, 8, 15), (10, 11, 12, 19), (0, 1, 2, 9), (4, 13, 14, 21)),
+}
 _LARGEST_POWER = 254  # an exponent's code in the row that has the largest
 # A kernel's e2m1 number is 2 ** (code - 253) times the value: twice what the code stands for.
 _MXFP4_POWER = 253
@@ -176,35 +185,70 @@ def _values_from_stored(stored: torch.Tensor, weight_format: str) -> torch.Tenso
 
 
 def _pack_rows(stored: torch.Tensor, weight_format: str) -> torch.Tensor:
-    """Reorder `[..., K]` and put two of 4 bits into a byte; the last chunk ends in zeros.
+    """Put `[..., K]` where kernels look for it; the last chunk ends in zeros.
 
     What int8 activations meet keeps its order: mma of int8 takes 32 neighbours.
     """
-    bits = WEIGHT_BITS[weight_format]
-    steps = 8 // bits  # 16-deep steps of mma that a chunk lasts
+    steps = 8 // WEIGHT_BITS[weight_format]  # 16-deep steps of mma that a chunk lasts
     rows = stored.shape[:-1]
     chunks = torch.nn.functional.pad(stored, (0, -stored.size(-1) % (steps * 16)))
     if weight_format == "w8a8":
         return chunks
     fields = chunks.reshape(*rows, -1, steps, 2, 4, 2)  # step, high, lane, half
-    if bits == 8:
-        return fields.squeeze(-4).permute(*_leading(rows), -2, -1, -3).reshape(*rows, -1)
-    low_high = fields.permute(*_leading(rows), -2, -1, -4, -3)  # lane, half, step, high
-    return (low_high[..., 0] | low_high[..., 1] << bits).reshape(*rows, -1)
+    fields = fields.permute(*_leading(rows), -2, -1, -4, -3).flatten(-2)  # lane, half, number
+    return _join(fields, _places(weight_format)).reshape(*rows, -1)
 
 
 def _unpack_rows(packed: torch.Tensor, weight_format: str, k: int) -> torch.Tensor:
     rows, bits = packed.shape[:-1], WEIGHT_BITS[weight_format]
     if weight_format == "w8a8":
         stored = packed
-    elif bits == 8:
-        fields = packed.reshape(*rows, -1, 4, 2, 2)  # lane, half, high
-        stored = fields.permute(*_leading(rows), -1, -3, -2)
     else:
-        words = packed.reshape(*rows, -1, 4, 2, 2)  # lane, half, step
-        fields = torch.stack([words & 0xF, words >> bits], dim=-1)  # and high
-        stored = fields.permute(*_leading(rows), -2, -1, -4, -3)
+        halves = packed.reshape(*rows, -1, 4, 2, 2)  # lane, half, byte
+        fields = _split(halves, _places(weight_format)).unflatten(-1, (8 // bits, 2))
+        stored = fields.permute(*_leading(rows), -2, -1, -4, -3)  # step, high, lane, half
     return stored.reshape(*rows, -1)[..., :k].contiguous()
+
+
+def _places(weight_format: str) -> Places:
+    """Return where the bits of the numbers of a half word go."""
+    bits = WEIGHT_BITS[weight_format]
+    in_order = tuple(tuple(range(at, at + bits)) for at in range(0, 16, bits))
+    return _FLOAT_BITS.get(weight_format, in_order)
+
+
+def _join(numbers: torch.Tensor, places: Places) -> torch.Tensor:
+    """Put the bits of `[..., half, number]` where they go: `[..., half, byte]`."""
+    halves = [numbers.new_zeros(numbers.shape[:-1], dtype=torch.int32) for _ in range(2)]
+    for number, bits in enumerate(places):
+        for mask, up, other in _runs(bits):
+            halves[other] |= _shifted(numbers[..., number].int() & mask, up)
+    words = halves[0] | halves[1].flip(-1)
+    return torch.stack([words & 0xFF, words >> 8], dim=-1).to(torch.uint8)
+
+
+def _split(halves: torch.Tensor, places: Places) -> torch.Tensor:
+    """The inverse of `_join`."""
+    words = halves[..., 0].int() | halves[..., 1].int() << 8
+    numbers = torch.zeros((*words.shape, len(places)), dtype=torch.uint8, device=words.device)
+    for number, bits in enumerate(places):
+        for mask, up, other in _runs(bits):
+            source = words.flip(-1) if other else words
+            numbers[..., number] |= (_shifted(source, -up) & mask).to(torch.uint8)
+    return numbers
+
+
+def _runs(bits: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """Bits that go the same way: a mask of them, how far up they go, if into the other half."""
+    masks: dict[tuple[int, int], int] = {}
+    for bit, place in enumerate(bits):
+        way = (place % 16 - bit, place // 16)
+        masks[way] = masks.get(way, 0) | 1 << bit
+    return [(mask, up, other) for (up, other), mask in masks.items()]
+
+
+def _shifted(words: torch.Tensor, up: int) -> torch.Tensor:
+    return words << up if up >= 0 else words >> -up
 
 
 def _leading(rows: torch.Size) -> range:

@@ -50,12 +50,24 @@ void check_int4() {
     }
 }
 
+// Two codes where a row's first word has weights k and k + 1, and ones in all other bits.
+uint32_t word_of(WeightFormat format, int k, unsigned low, unsigned high) {
+  uint32_t word = ~0u;
+  for (int bit = 0; bit < weight_bits(format); ++bit) {
+    if (!(low >> bit & 1)) word &= ~(1u << packed_bit(format, k, bit));
+    if (!(high >> bit & 1)) word &= ~(1u << packed_bit(format, k + 1, bit));
+  }
+  return word;
+}
+
 template <class T>
 void check_e4m3() {
   for (unsigned code = 0; code < 256; ++code) {
     if ((code & 0x7f) == 0x7f) continue;  // NaN
     const double value = small_float(code, 4, 3) * E4m3<T>::kUnit;
-    expect<T>("e4m3", code, E4m3<T>::pair(word_of(code, code ^ 0x80, 8)), value, -value);
+    const auto word = [&](int k) { return word_of(WeightFormat::kFp8, k, code, code ^ 0x80); };
+    expect<T>("e4m3", code, E4m3<T>::first(word(0)), value, -value);
+    expect<T>("e4m3", code, E4m3<T>::second(word(8)), value, -value);
   }
 }
 
@@ -65,8 +77,12 @@ void check_e2m1(unsigned first_power) {
   for (unsigned code = 0; code < 16; ++code)
     for (unsigned power = first_power; power <= 254; ++power) {
       const double value = std::ldexp(small_float(code, 2, 1), static_cast<int>(power) - 253);
-      const uint32_t pair = E2m1<T>::pair(word_of(code, code ^ 8, 4), E2m1<T>::power(power));
-      expect<T>("e2m1", code, pair, value, -value);
+      const auto word = [&](int k) { return word_of(WeightFormat::kMxfp4, k, code, code ^ 8); };
+      const uint32_t factor = E2m1<T>::power(power);
+      expect<T>("e2m1", code, E2m1<T>::template pair<0>(word(0), factor), value, -value);
+      expect<T>("e2m1", code, E2m1<T>::template pair<1>(word(8), factor), value, -value);
+      expect<T>("e2m1", code, E2m1<T>::template pair<2>(word(16), factor), value, -value);
+      expect<T>("e2m1", code, E2m1<T>::template pair<3>(word(24), factor), value, -value);
     }
 }
 

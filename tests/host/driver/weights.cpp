@@ -46,14 +46,6 @@ class DenseWeights : public Weights {
   Tensor<uint16_t> w_;
 };
 
-// Where quantization/packing.py puts weight k of a row: first bit, counted from the row's start.
-int64_t packed_bit(int k, int bits) {
-  const int chunk_depth = 128 / bits;
-  const int in_chunk = k % chunk_depth, step = in_chunk / 16;
-  const int high = in_chunk % 16 / 8, lane = in_chunk % 8 / 2, half = in_chunk % 2;
-  return k / chunk_depth * int64_t{128} + lane * 32 + half * 16 + (step * 2 + high) * bits;
-}
-
 // The number that a stored code stands for.
 double stored_value(WeightFormat format, unsigned code) {
   if (format == WeightFormat::kInt4) return code;
@@ -140,12 +132,18 @@ class PackedWeights : public Weights {
     return row / shape_.n * expert_stride_ + row % shape_.n * row_stride_;
   }
   unsigned code(int64_t row, int k) const {
-    const int64_t bit = packed_bit(k, bits_);
-    return w_[byte_at(row) + bit / 8] >> bit % 8 & ((1u << bits_) - 1);
+    unsigned code = 0;
+    for (int bit = 0; bit < bits_; ++bit) {
+      const int64_t at = packed_bit(format_, k, bit);
+      code |= (w_[byte_at(row) + at / 8] >> at % 8 & 1u) << bit;
+    }
+    return code;
   }
   void set_code(int64_t row, int k, unsigned code) {
-    const int64_t bit = packed_bit(k, bits_), at = byte_at(row) + bit / 8;
-    w_.set_flat(at, static_cast<uint8_t>(w_[at] | code << bit % 8));
+    for (int bit = 0; bit < bits_; ++bit) {
+      const int64_t at = packed_bit(format_, k, bit), byte = byte_at(row) + at / 8;
+      w_.set_flat(byte, static_cast<uint8_t>(w_[byte] | (code >> bit & 1u) << at % 8));
+    }
   }
 
   const WeightFormat format_;
@@ -159,6 +157,21 @@ class PackedWeights : public Weights {
 };
 
 }  // namespace
+
+int64_t packed_bit(WeightFormat format, int k, int bit) {
+  // Of the small floats, in a half word or beyond it in the other.
+  constexpr int kFp8[2][8] = {{4, 5, 6, 7, 8, 9, 10, 15}, {0, 1, 2, 3, 12, 13, 14, 11}};
+  constexpr int kMxfp4[4][4] = {{6, 7, 8, 15}, {10, 11, 12, 19}, {0, 1, 2, 9}, {4, 13, 14, 21}};
+  const int bits = sm80moe::weight_bits(format);
+  const int chunk_depth = 128 / bits;
+  const int in_chunk = k % chunk_depth, step = in_chunk / 16;
+  const int high = in_chunk % 16 / 8, lane = in_chunk % 8 / 2, half = in_chunk % 2;
+  const int number = step * 2 + high;
+  int at = number * bits + bit;
+  if (format == WeightFormat::kFp8) at = kFp8[number][bit];
+  if (format == WeightFormat::kMxfp4) at = kMxfp4[number][bit];
+  return k / chunk_depth * int64_t{128} + lane * 32 + (half * 16 + at) % 32;
+}
 
 double small_float(unsigned code, int exponent_bits, int mantissa_bits) {
   const int mantissa = code & ((1 << mantissa_bits) - 1);

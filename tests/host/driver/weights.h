@@ -28,6 +28,9 @@ class Weights {
 // then a mantissa.
 double small_float(unsigned code, int exponent_bits, int mantissa_bits);
 
+// Where quantization/packing.py puts bit `bit` of weight k of a row, counted from the row's start.
+int64_t packed_bit(sm80moe::WeightFormat format, int k, int bit);
+
 // Random ones: their products with short fractions, and long sums of them, are exact in fp32.
 std::unique_ptr<Weights> make_weights(sm80moe::WeightFormat format, sm80moe::ElementType type,
                                       const WeightShape& shape, simt::Random& random);
