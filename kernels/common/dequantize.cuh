@@ -57,10 +57,11 @@ SM80MOE_DEVICE uint32_t nibble_pair(uint32_t nibbles, uint32_t taken) {
   const uint32_t shown = select_or(nibbles, 0x000f000f, SixteenBit<T>::kIntegers);
   return fma_pair(shown, SixteenBit<T>::kOnes, taken, T{});
 }
-// What is taken from a number that shows, for it to become what it was more than `zero`.
+// What is taken from numbers that show, for them to become what they were more than `zeros`, which
+// are in both halves, as all codes are that stand for a pair.
 template <class T>
-SM80MOE_HOST_DEVICE constexpr uint32_t integers_below(uint32_t zero) {
-  return SixteenBit<T>::kIntegers | kSigns | zero * 0x00010001;
+SM80MOE_HOST_DEVICE constexpr uint32_t integers_below(uint32_t zeros) {
+  return SixteenBit<T>::kIntegers | kSigns | zeros;
 }
 
 // The e4m3 numbers of a word, of each half the first or the second, times E4m3<T>::kUnit.
@@ -93,7 +94,7 @@ struct E4m3<__half> {
 };
 
 // The e2m1 numbers of a word, of each half number kIndex of four, times `power`, which
-// E2m1<T>::power() made of a code: 2 to the power of code - 253.
+// E2m1<T>::power() made of codes: 2 to the power of code - 253.
 template <class T>
 struct E2m1;
 template <>
@@ -102,7 +103,7 @@ struct E2m1<__nv_bfloat16> {
   SM80MOE_DEVICE static uint32_t pair(uint32_t word, uint32_t power) {
     return fma_pair(fields<kIndex>(word), power, 0, __nv_bfloat16{});
   }
-  SM80MOE_DEVICE static uint32_t power(uint32_t code) { return code * 0x00800080; }
+  SM80MOE_DEVICE static uint32_t power(uint32_t codes) { return codes << 7; }
 
  private:
   template <int kIndex>
@@ -121,7 +122,8 @@ struct E2m1<__half> {
     return fma_pair(fields<kIndex>(word), power, 0, __half{});
   }
   // Below half's range: nothing is left of a group 2 to the power of 30 smaller than the largest.
-  SM80MOE_DEVICE static uint32_t power(uint32_t code) {
+  SM80MOE_DEVICE static uint32_t power(uint32_t codes) {
+    const uint32_t code = codes & 0xff;
     return (code > 224 ? code - 224 : 0) * 0x04000400;
   }
 

@@ -78,6 +78,13 @@ SM80MOE_DEVICE float2 ld_shared_v2_f32(uint32_t address) {
   return words;
 }
 
+// 1 / x to the last bit but one; infinity for subnormal x.
+SM80MOE_DEVICE float rcp_approx(float x) {
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+  return inverse;
+}
+
 // Any function of three bits, for all bits of three words at once; kTable is its truth table: the
 // function of 0xf0, 0xcc and 0xaa. From C++ nvcc makes two instructions where two constants meet.
 template <int kTable>

@@ -13,7 +13,7 @@
 namespace sm80moe {
 
 // What a format may have beside a scale a row: scales that groups of a row share, and codes (a byte
-// each) that decode() needs, as the word that column_word() makes of them.
+// each) that decode() needs, as the word that column_word() makes of one that is in both halves.
 template <WeightFormat kFormat_>
 struct StoredNumbers {
   static constexpr WeightFormat kFormat = kFormat_;
@@ -42,8 +42,8 @@ struct Int8GroupNumbers : StoredNumbers<WeightFormat::kInt8Group> {
   static constexpr bool kHasGroupScales = true;
   static constexpr bool kHasCodes = true;
 
-  SM80MOE_DEVICE static uint32_t column_word(uint32_t code) {
-    return int8_pair(code * 0x00010001, T{}) ^ kSigns;  // -code
+  SM80MOE_DEVICE static uint32_t column_word(uint32_t codes) {
+    return int8_pair(codes, T{}) ^ kSigns;  // -code
   }
   SM80MOE_DEVICE static void decode(uint32_t raw, int, uint32_t less_zero, uint32_t& b0,
                                     uint32_t& b1) {
@@ -58,9 +58,9 @@ template <class T>
 struct Int4Numbers : StoredNumbers<WeightFormat::kInt4> {
   static constexpr bool kHasGroupScales = true;
   static constexpr bool kHasCodes = true;
-  static constexpr uint32_t kNoCodeWord = integers_below<T>(8);
+  static constexpr uint32_t kNoCodeWord = integers_below<T>(0x00080008);
 
-  SM80MOE_DEVICE static uint32_t column_word(uint32_t code) { return integers_below<T>(code); }
+  SM80MOE_DEVICE static uint32_t column_word(uint32_t codes) { return integers_below<T>(codes); }
   SM80MOE_DEVICE static void decode(uint32_t raw, int part, uint32_t taken, uint32_t& b0,
                                     uint32_t& b1) {
     b0 = nibble_pair<T>(raw >> (8 * part), taken);
@@ -85,7 +85,7 @@ template <class T>
 struct Mxfp4Numbers : StoredNumbers<WeightFormat::kMxfp4> {
   static constexpr bool kHasCodes = true;
 
-  SM80MOE_DEVICE static uint32_t column_word(uint32_t code) { return E2m1<T>::power(code); }
+  SM80MOE_DEVICE static uint32_t column_word(uint32_t codes) { return E2m1<T>::power(codes); }
   SM80MOE_DEVICE static void decode(uint32_t raw, int part, uint32_t power, uint32_t& b0,
                                     uint32_t& b1) {
     using Numbers = E2m1<T>;

@@ -134,7 +134,8 @@ struct PackedRows {
     SM80MOE_DEVICE static uint32_t column_word(const PackedArgs& packed, const uint32_t& codes,
                                                int chunk) {
       if (!Numbers::kHasCodes || packed.codes == nullptr) return Numbers::kNoCodeWord;
-      return Numbers::column_word(codes >> (code_group(packed, chunk) & 3) * 8 & 0xff);
+      const uint32_t code = codes >> (code_group(packed, chunk) & 3) * 8 & 0xff;
+      return Numbers::column_word(code * 0x00010001);
     }
 
     const uint4* activations_;

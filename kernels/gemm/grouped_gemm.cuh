@@ -31,7 +31,7 @@ using LoopOf = std::conditional_t<kHasRowGroups<T>, GroupSumMainloop<Config, T, 
                                   Mainloop<Config, T, Weight, Epilogue>>;
 
 template <class Config, class T, class Weight, class Epilogue>
-__global__ void __launch_bounds__(Config::kThreads, Weight::kMinCtas)
+__global__ void __launch_bounds__(Config::kThreads, Weight::min_ctas(Config::kCtaM))
     grouped_gemm_kernel(const __grid_constant__ GroupedGemmArgs args) {
   using Smem = GroupedGemmSmem<Config, T, Weight, Epilogue>;
   using Loader = typename Smem::Loader;

@@ -61,10 +61,14 @@ class Mainloop {
 
   // Fragments of the next step are loaded during a step. Those of the weights have two buffers, and
   // so have the activations' in small warp tiles. Large ones have mma enough to replace a block's
-  // activations in place, once its mma are issued, while the next block's are under way; the last
-  // block's then wait for the first block of the next step.
+  // activations once its mma are issued, while the next block's are under way, by those of the
+  // block that is kASlots further on; the tallest have fewer slots than blocks.
   static constexpr bool kInPlace = Config::kMmasM >= 4;
   static constexpr int kABuffers = kInPlace ? 1 : 2;
+  static constexpr int kASlots = kInPlace && Config::kMmasM % 4 == 0 ? 4 : Config::kMmasM % 5 == 0 ? 5 : Config::kMmasM;
+
+  // Of so many blocks those whose activations are there before a step begins.
+  static constexpr int ahead(int blocks) { return min_of(kASlots, blocks) - 1; }
 
   // What the loop after that for so many blocks is for; 0 if it is the last. Packed weights, of
   // which there are many formats, make do with two.
@@ -92,15 +96,14 @@ class Mainloop {
   // nor shared memory wait for a burst of the other.
   template <int kBlocks>
   SM80MOE_DEVICE void inner_step(Accumulator& acc, int step, int depth) {
+    constexpr int kAhead = ahead(kBlocks);
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
       load_w<0, kBlocks>(block, step + 1);
       if (!kInPlace)
         load_a(block, step + 1);
-      else if (block == 0)
-        load_a(kBlocks - 1, step);
       else
-        load_a(block - 1, step + 1);
+        load_a((block + kAhead) % kBlocks, step + (block + kAhead) / kBlocks);
       issue_copies<kBlocks>(step, block);
       if (step % Groups::kStepsPerSlice == 0) groups_.change_units(acc[block]);
       multiply(acc, block, step);
@@ -123,10 +126,11 @@ class Mainloop {
   // load.
   template <int kBlocks>
   SM80MOE_DEVICE void last_step(Accumulator& acc, int next_depth) {
-    constexpr int kBlocksBefore = kInPlace ? 1 : 0;
-    if constexpr (kInPlace) {
-      load_a(kBlocks - 1, kLastStep);
-      multiply(acc, 0, kLastStep);
+    constexpr int kBlocksBefore = kInPlace ? kBlocks - ahead(kBlocks) : 0;
+#pragma unroll
+    for (int block = 0; block < kBlocksBefore; ++block) {
+      load_a(block + ahead(kBlocks), kLastStep);
+      multiply(acc, block, kLastStep);
     }
     commit_stage();
     stage_ = Loader::next_stage(ring_, stage_);
@@ -202,7 +206,7 @@ class Mainloop {
 
   SM80MOE_DEVICE void load_a(int block, int step) {
     const uint32_t a = ATile::advance(stage_ + a_lane_, 2 * step);
-    ptx::ldmatrix_x4(a_frag_[step % kABuffers][block],
+    ptx::ldmatrix_x4(a_frag_[step % kABuffers][block % kASlots],
                      a + block * Config::kRowsPerBlock * ATile::kRowBytes);
   }
 
@@ -210,7 +214,7 @@ class Mainloop {
   template <int kFirst>
   SM80MOE_DEVICE void load_a_from() {
 #pragma unroll
-    for (int block = kFirst; block < Config::kMmasM; ++block) load_a(block, 0);
+    for (int block = kFirst; block < kASlots; ++block) load_a(block, 0);
   }
 
   // Neighbouring blocks walk the columns in opposite directions and so share an operand.
@@ -219,7 +223,7 @@ class Mainloop {
     for (int i = 0; i < Config::kMmasN; ++i) {
       const int column = block % 2 == 0 ? i : Config::kMmasN - 1 - i;
       const uint32_t* w = w_frag_[step % 2][column / 2] + column % 2 * 2;
-      multiply_add(acc[block][column], a_frag_[step % kABuffers][block], w[0], w[1], T{});
+      multiply_add(acc[block][column], a_frag_[step % kABuffers][block % kASlots], w[0], w[1], T{});
     }
   }
 
@@ -227,7 +231,7 @@ class Mainloop {
   const uint32_t ring_;
   uint32_t stage_;            // being multiplied
   uint32_t a_lane_, w_lane_;  // where in it this lane's first fragments are
-  uint32_t a_frag_[kABuffers][Config::kMmasM][4];
+  uint32_t a_frag_[kABuffers][kASlots][4];
   uint32_t w_frag_[2][kPairs][4];
   GroupReader<Config, Weight> groups_;
   uint32_t w_raw_[Weight::kIsPacked ? kPairs / 2 : 1][4];

@@ -23,11 +23,10 @@ inline constexpr Tactic kTactics[] = {
     { 160, 128,  32,  2, 2, 1, 4},  // id 6: prefill in 99 KB, two CTAs where there is more
     { 160, 256,  64,  2, 4, 1, 3},  // id 7: prefill, the most mma for a fragment load
     { 160, 256,  32,  2, 4, 1, 3},  // id 8: the same in 99 KB
-    {  16, 128, 128,  1, 4, 1, 4},  // id 9: packed weights stream
+    {  16, 128, 128,  1, 4, 1, 3},  // id 9: packed weights stream
     {  32, 128, 128,  1, 4, 1, 3},  // id 10: the same
-    {  64, 256,  64,  1, 8, 1, 3},  // id 11
-    { 128, 256,  64,  1, 8, 1, 3},  // id 12: each packed weight becomes a fragment once
-    { 160, 256,  64,  1, 8, 1, 3},  // id 13: the same
+    { 128, 256,  64,  1, 8, 1, 3},  // id 11: prefill, each packed weight becomes a fragment once
+    { 160, 256,  64,  1, 8, 1, 3},  // id 12
 };
 // clang-format on
 inline constexpr int kNumTactics = sizeof(kTactics) / sizeof(kTactics[0]);

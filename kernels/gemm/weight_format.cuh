@@ -17,10 +17,10 @@ struct DenseWeight {
   static constexpr WeightFormat kFormat = WeightFormat::kDense;
   static constexpr int kBits = weight_bits(kFormat);
   static constexpr bool kIsPacked = false;
-  static constexpr int kMinCtas = 0;  // ptxas chooses
+  static constexpr int min_ctas(int) { return 0; }  // ptxas chooses
   static constexpr bool kHasGroupScales = false, kHasCodes = false;
   static constexpr uint32_t kNoCodeWord = 0;
-  static constexpr bool has_tactic(const Tactic& t) { return t.cta_k < 128 || t.warps_k > 1 ? !(t.warps_n == 8) : false; }
+  static constexpr bool has_tactic(const Tactic& t) { return t.warps_n < 8 && (t.cta_k < 128 || t.warps_k > 1); }
 
   // Byte offset in the tile that this lane passes to load_fragments for rows [row, row + 16) at the
   // start of a row; SwizzledTile::advance moves it along the reduction.
@@ -38,17 +38,19 @@ struct DenseWeight {
 // Few tactics, since there are many formats: one for streaming, one between, one of tall tiles.
 // Every element is added up in the order of the reduction, so a row's result is the same in all.
 constexpr bool has_packed_tactic(const Tactic& t) {
-  return t.warps_k == 1 && (t.cta_m < 128 || (t.cta_m == 128 && t.cta_n == 256) || t.warps_m == 1);
+  return t.warps_m == 1 && t.warps_k == 1 && (t.cta_m > 32 || t.cta_k == 128) && t.cta_m <= 128;
 }
 constexpr bool has_int8_tactic(const Tactic& t) {
-  return t.warps_k == 1 && t.cta_k == 64 && (t.warps_m == 2 || t.cta_n == 128) && (t.cta_m < 128 || (t.cta_m == 128 && t.cta_n == 256));
+  return t.warps_k == 1 && t.cta_k == 64 && t.warps_n == 4 && t.cta_m <= 128 &&
+         (t.warps_m == 1 || t.cta_n == 256);
 }
 
 // Weights of 8 or 4 bits, of which ldmatrix deals out the words of 32 rows at once.
 template <class Numbers>
 struct PackedWeight : Numbers {
   static constexpr bool kIsPacked = true;
-  static constexpr int kMinCtas = 1;  // or ptxas spills registers to have room for another CTA
+  // Or ptxas spills registers to have room for another CTA. The least tile streams.
+  static constexpr int min_ctas(int cta_m) { return cta_m == 16 ? 4 : 1; }
 
   static constexpr bool has_tactic(const Tactic& t) { return has_packed_tactic(t); }
 
@@ -69,12 +71,17 @@ template <class T>
 struct Int8PairWeight : DenseWeight<T> {
   static constexpr WeightFormat kFormat =
       kHasRowGroups<T> ? WeightFormat::kInt8RowGroups : WeightFormat::kInt8Rows;
-  static constexpr int kMinCtas = 1;
+  static constexpr int min_ctas(int) { return 1; }
   static constexpr bool has_tactic(const Tactic& t) { return has_int8_tactic(t); }
 };
 
 template <class T>
-struct Int8Weight : PackedWeight<Int8Numbers<T>> {};
+struct Int8Weight : PackedWeight<Int8Numbers<T>> {
+  // Without scales and codes of groups, registers are left for the tallest tile.
+  static constexpr bool has_tactic(const Tactic& t) {
+    return has_packed_tactic(t) || (t.warps_m == 1 && t.cta_m == 160);
+  }
+};
 template <class T>
 struct Int8GroupWeight : PackedWeight<Int8GroupNumbers<T>> {};
 template <class T>

@@ -20,21 +20,24 @@ SM80MOE_DEVICE int packed_row(const GroupedGemmArgs& args, const TileColumns& co
   return expert * args.n + row + is_up * args.packed.up_rows;
 }
 
-// Groups are whole slices. A weight row's words of a stage: the scale of the group before each
-// slice, and of the last slice's; and one word of codes, which holds those of all its groups.
+// Groups are whole slices. A weight row's words of a stage: of each slice the scale of the group
+// before it and its own; and one word of codes, which holds those of all its groups.
 template <class Config, class Weight>
 struct GroupTile {
   static constexpr int kSliceDepth = 32;
   static constexpr int kStepsPerSlice = kSliceDepth / Config::kMmaK;
   static constexpr int kSlices = Config::kCtaK / kSliceDepth;
-  static constexpr int kScaleWords = Weight::kHasGroupScales ? kSlices + 1 : 0;
-  static constexpr int kCodeWord = kScaleWords;
-  static constexpr int kWords = kScaleWords + (Weight::kHasCodes ? 1 : 0);
+  static constexpr int kCodeWord = Weight::kHasGroupScales ? 2 * kSlices : 0;
+  static constexpr int kWords = kCodeWord + (Weight::kHasCodes ? 1 : 0);
   static constexpr int kBytes = kWords * Config::kCtaN * 4;
   static_assert(!Weight::kHasCodes || kSlices <= 4, "a stage's codes must lie in one word");
 
   SM80MOE_DEVICE static int offset(int word, int tile_row) {
     return (word * Config::kCtaN + tile_row) * 4;
+  }
+  // A stage of groups as deep as it, or deeper, has scales of its first slice at most.
+  SM80MOE_DEVICE static bool has_one_group(const PackedArgs& args) {
+    return 1u << args.group_shift >= static_cast<unsigned>(Config::kCtaK);
   }
 };
 
@@ -65,14 +68,14 @@ class GroupLoader {
     if (tile_row >= Config::kCtaN) return;
     const uint32_t live = row_ != kNoRow;
     if constexpr (Weight::kHasGroupScales) {
-#pragma unroll
-      for (int word = 0; word < Tile::kScaleWords; ++word) {
-        const int k = k0 + (word - 1) * Tile::kSliceDepth;
-        const bool is_before =
-            word < Tile::kSlices && changes_units(args, k + Tile::kSliceDepth, end);
-        if (!is_before && (word == 0 || !changes_units(args, k, end))) continue;
+      const int slices = Tile::has_one_group(args) ? 1 : Tile::kSlices;
+#pragma unroll 1
+      for (int slice = 0; slice < slices; ++slice) {
+        const int k = k0 + slice * Tile::kSliceDepth;
+        if (!changes_units(args, k, end)) continue;
         const float* scale = args.scale + int64_t{row_} * args.groups + (k >> args.group_shift);
-        ptx::cp_async_4(tile + Tile::offset(word, tile_row), scale, live);
+        ptx::cp_async_4(tile + Tile::offset(2 * slice, tile_row), scale - 1, live);
+        ptx::cp_async_4(tile + Tile::offset(2 * slice + 1, tile_row), scale, live);
       }
     }
     if constexpr (Weight::kHasCodes) {
@@ -130,12 +133,12 @@ class GroupReader {
   SM80MOE_DEVICE void read_codes(uint32_t tile, int k) {
     if constexpr (Weight::kHasCodes) {
       if (args_.packed.codes == nullptr || !begins_group(args_.packed, k)) return;
-      const int byte = k >> args_.packed.group_shift & 3;
+      const uint32_t both_halves = 0x4040 | (k >> args_.packed.group_shift & 3) * 0x0101;
       const int row = warp_row_ + lane_index() / 4;  // of this lane's fragments
       const auto word_of = [&](int mma) {
         const uint32_t codes =
             ptx::ld_shared_b32(tile + Tile::offset(Tile::kCodeWord, row + mma * 8));
-        return Weight::column_word(codes >> (8 * byte) & 0xff);
+        return Weight::column_word(__byte_perm(codes, 0, both_halves));
       };
 #pragma unroll
       for (int i = 0; i < kColumnWords; ++i)
@@ -146,15 +149,16 @@ class GroupReader {
 
   SM80MOE_DEVICE void read_scales(uint32_t tile, int slice, int k) {
     if constexpr (Weight::kHasGroupScales) {
-      changes_units_ = changes_units(args_.packed, k, args_.k);
+      changes_units_ = (slice == 0 || !Tile::has_one_group(args_.packed)) &&
+                       changes_units(args_.packed, k, args_.k);
       if (!changes_units_) return;
 #pragma unroll
       for (int mma = 0; mma < Config::kMmasN; ++mma) {
         const int row = warp_row_ + mma * 8 + lane_index() % 4 * 2;
-        const float2 before = ptx::ld_shared_v2_f32(tile + Tile::offset(slice, row));
-        const float2 now = ptx::ld_shared_v2_f32(tile + Tile::offset(slice + 1, row));
-        ratio_[mma][0] = __fdividef(before.x, now.x);
-        ratio_[mma][1] = __fdividef(before.y, now.y);
+        const float2 before = ptx::ld_shared_v2_f32(tile + Tile::offset(2 * slice, row));
+        const float2 now = ptx::ld_shared_v2_f32(tile + Tile::offset(2 * slice + 1, row));
+        ratio_[mma][0] = before.x * ptx::rcp_approx(now.x);
+        ratio_[mma][1] = before.y * ptx::rcp_approx(now.y);
       }
     }
   }

@@ -45,7 +45,7 @@ template <class T>
 void check_int4() {
   for (unsigned code = 0; code < 16; ++code)
     for (unsigned zero = 0; zero < 16; ++zero) {
-      const uint32_t pair = nibble_pair<T>(word_of(code, 15 - code, 4), integers_below<T>(zero));
+      const uint32_t pair = nibble_pair<T>(word_of(code, 15 - code, 4), integers_below<T>(zero * 0x00010001));
       expect<T>("int4", code, pair, int(code) - int(zero), 15 - int(code) - int(zero));
     }
 }
@@ -78,7 +78,7 @@ void check_e2m1(unsigned first_power) {
     for (unsigned power = first_power; power <= 254; ++power) {
       const double value = std::ldexp(small_float(code, 2, 1), static_cast<int>(power) - 253);
       const auto word = [&](int k) { return word_of(WeightFormat::kMxfp4, k, code, code ^ 8); };
-      const uint32_t factor = E2m1<T>::power(power);
+      const uint32_t factor = E2m1<T>::power(power * 0x00010001);
       expect<T>("e2m1", code, E2m1<T>::template pair<0>(word(0), factor), value, -value);
       expect<T>("e2m1", code, E2m1<T>::template pair<1>(word(8), factor), value, -value);
       expect<T>("e2m1", code, E2m1<T>::template pair<2>(word(16), factor), value, -value);
