@@ -10,6 +10,8 @@ struct DenseRows {
   using Element = T;
   static constexpr int kActivationChunks = 1;  // that a chunk of weights meets
   static constexpr bool kReadsActivations = false;
+  static constexpr bool kLanesShare = false;
+  static constexpr int kLog2Width = 0;
 
   struct Step {
     uint4 first[kWarpSize], second[kWarpSize], activations[kWarpSize];
@@ -28,6 +30,8 @@ struct DenseRows {
       ptx::cp_async_ca_16(ptx::shared_address(&step.activations[lane_index()]),
                           activations_ + chunk, chunk < activation_chunks_);
     }
+    template <class Work>
+    SM80MOE_DEVICE void copy_last(const Work&, Step&, bool) const {}
 
    private:
     const uint4* activations_;
@@ -38,6 +42,7 @@ struct DenseRows {
    public:
     template <class Work>
     SM80MOE_DEVICE void begin_tile(const Work&, int) {}
+    SM80MOE_DEVICE void load(int) {}
     // Rows 0 to 7 of A are the first rows, 8 to 15 the second ones.
     template <class Work>
     SM80MOE_DEVICE void add(const Work&, const Step& step, int, float (&sums)[4]) const {
@@ -46,6 +51,7 @@ struct DenseRows {
       ptx::mma_m16n8k16(sums, {first.x, second.x, first.y, second.y}, x.x, x.y, T{});
       ptx::mma_m16n8k16(sums, {first.z, second.z, first.w, second.w}, x.z, x.w, T{});
     }
+    SM80MOE_DEVICE void finish(const Step&, float (&)[4]) const {}
   };
 };
 

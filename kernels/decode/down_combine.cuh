@@ -33,6 +33,7 @@ class Down {
   SM80MOE_DEVICE int num_columns() const {
     return column_pairs_of_cta(args_.hidden_size, blockIdx.x, gridDim.x);
   }
+  SM80MOE_DEVICE int columns_of_cta() const { return groups_.size() * num_columns(); }
   SM80MOE_DEVICE int first_tile() const { return warp_index(); }
   SM80MOE_DEVICE int tile_stride() const { return kWarps; }
   SM80MOE_DEVICE int activation_depth() const { return num_chunks(args_.intermediate_size); }

@@ -23,9 +23,8 @@ struct Group {
   // pair the answer is -1.
   SM80MOE_DEVICE int pair(int index) const {
     unsigned rest = pairs;
-#pragma unroll
-    for (int i = 0; i < kMaxPairsOfGroup - 1; ++i)
-      if (i < index) rest = without_first(rest);
+#pragma unroll 1
+    for (int i = 0; i < index; ++i) rest = without_first(rest);
     return __ffs(rest) - 1;
   }
 };

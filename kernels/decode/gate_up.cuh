@@ -81,6 +81,9 @@ class GateUp {
   SM80MOE_DEVICE int num_columns() const {
     return args_.intermediate_size / Epilogue::kPerTileColumn;
   }
+  SM80MOE_DEVICE int columns_of_cta() const {
+    return ceil_div<unsigned>(groups_.size() * num_columns(), gridDim.x);
+  }
   SM80MOE_DEVICE int first_tile() const { return blockIdx.x + gridDim.x * warp_index(); }
   SM80MOE_DEVICE int tile_stride() const { return gridDim.x * kWarps; }
   SM80MOE_DEVICE int activation_depth() const { return num_chunks(args_.hidden_size); }

@@ -4,21 +4,32 @@
 namespace sm80moe::decode {
 namespace {
 
-// One kernel with all options each, since there are many formats.
+// The usual first kernel has an instance of its own; otherwise one has all options, since there are
+// many formats.
 template <class Rows>
 cudaError_t run_layer_of(const LayerArgs& args, int device, const DeviceInfo& info,
                          cudaStream_t stream) {
-  const auto first = args.first_kernel == FirstKernel::kUngated ? launch_gate_up<Rows, Ungated>
-                                                                : launch_gate_up<Rows, Gated>;
+  const auto first = args.first_kernel == FirstKernel::kSwiglu  ? launch_gate_up<Rows, Swiglu>
+                     : args.first_kernel == FirstKernel::kGated ? launch_gate_up<Rows, Gated>
+                                                                : launch_gate_up<Rows, Ungated>;
   const cudaError_t status = first(args, device, info, stream);
   if (status != cudaSuccess) return status;
   return launch_down_combine<Rows, true>(args, device, info, stream);
 }
 
+// int8 with a scale a row is a case of its own; where only one of both weights has no zero points,
+// it is one of groups.
+WeightFormat format_of(const LayerArgs& args) {
+  const WeightFormat first = args.w13_packed.format, second = args.w2_packed.format;
+  return first == WeightFormat::kInt8 ? second : first;
+}
+
 template <class T>
 cudaError_t run_layer_as(const LayerArgs& args, int device, const DeviceInfo& info,
                          cudaStream_t stream) {
-  switch (args.w13_packed.format) {
+  switch (format_of(args)) {
+    case WeightFormat::kInt8:
+      return run_layer_of<PackedRows<T, Int8Numbers<T>>>(args, device, info, stream);
     case WeightFormat::kInt4:
       return run_layer_of<PackedRows<T, Int4Numbers<T>>>(args, device, info, stream);
     case WeightFormat::kFp8:

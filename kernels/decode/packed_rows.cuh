@@ -1,6 +1,6 @@
 #pragma once
 // Rows of packed weights. A chunk of them meets two or four of activations, which are read through
-// L1 when they are wanted: shared memory is for what DRAM sends.
+// L1, before the chunk is there: shared memory is for what DRAM sends.
 
 #include "common/stored_numbers.cuh"
 #include "decode/row_stream.cuh"
@@ -14,46 +14,70 @@ struct PackedRows {
   static constexpr int kActivationChunks = 2 * Numbers::kParts;
   static constexpr int kChunkDepth = kActivationChunks * kRowMultiple;  // weights of a chunk
   static constexpr bool kReadsActivations = true;
+  static constexpr bool kLanesShare = true;  // scales and codes
+  // Lanes read activations 32 or 64 bytes apart, which L1 serves slowly: half or three quarters of
+  // them are spared it, and rows are still read 128 bytes at a time.
+  static constexpr int kLog2Width = 2;
 
-  // Beside each chunk the scale of its group, and the word of codes that has the group's.
+  // Beside the chunks their scales and words of codes, each only where a lane is the first that it
+  // belongs to: the same 4 bytes sent to every lane would arrive one by one.
   struct Step {
     uint4 first[kWarpSize], second[kWarpSize];
     float first_scale[kWarpSize], second_scale[kWarpSize];
     uint32_t first_codes[kWarpSize], second_codes[kWarpSize];
   };
 
-  SM80MOE_DEVICE static int code_group(const PackedArgs& packed, int chunk) {
+  SM80MOE_DEVICE static int group_of(const PackedArgs& packed, int chunk) {
     return chunk * kChunkDepth >> packed.group_shift;
   }
-  SM80MOE_DEVICE static int scale_group(const PackedArgs& packed, int chunk) {
-    return Numbers::kHasGroupScales ? code_group(packed, chunk) : 0;
+  // An mma adds up a quad's four chunks: they have one, two or four scales, and one word of codes.
+  SM80MOE_DEVICE static int first_lane_of_quad() { return lane_index() & ~3; }
+  SM80MOE_DEVICE static int quad_lanes_of_group(const PackedArgs& packed) {
+    return min_of(4u, (1u << packed.group_shift) / kChunkDepth);
   }
 
   class Beside {
    public:
     template <class Work>
     SM80MOE_DEVICE void begin_tile(const Work& work, int expert, int column, int) {
-      row_ = work.packed_row(expert, column);
+      const PackedArgs& packed = work.packed();
+      const int64_t row = work.packed_row(expert, column);
+      scale_ = packed.scale + row * packed.groups;
+      if (has_codes(packed)) codes_ = packed.codes + row * packed.code_bytes;
     }
     template <class Work>
     SM80MOE_DEVICE void copy(const Work& work, Step& step, int chunk, bool has_weights) const {
       const PackedArgs& packed = work.packed();
-      const int lane = lane_index();
-      const float* scale =
-          packed.scale + int64_t{row_} * packed.groups + scale_group(packed, chunk);
-      ptx::cp_async_4(ptx::shared_address(&step.first_scale[lane]), scale, has_weights);
-      ptx::cp_async_4(ptx::shared_address(&step.second_scale[lane]),
-                      scale + int64_t{packed.up_rows} * packed.groups, has_weights);
-      if (!Numbers::kHasCodes || packed.codes == nullptr) return;
-      const uint8_t* codes =
-          packed.codes + int64_t{row_} * packed.code_bytes + (code_group(packed, chunk) & ~3);
+      const int lane = lane_index(), group = group_of(packed, chunk);
+      if (Numbers::kHasGroupScales && lane % quad_lanes_of_group(packed) == 0)
+        copy_scales(packed, step, scale_ + group, has_weights);
+      if (!has_codes(packed) || lane % 4 != 0) return;
+      const uint8_t* codes = codes_ + (group & ~3);
       ptx::cp_async_4(ptx::shared_address(&step.first_codes[lane]), codes, has_weights);
       ptx::cp_async_4(ptx::shared_address(&step.second_codes[lane]),
                       codes + int64_t{packed.up_rows} * packed.code_bytes, has_weights);
     }
+    // Scales of rows are wanted when all of a tile is added up.
+    template <class Work>
+    SM80MOE_DEVICE void copy_last(const Work& work, Step& step, bool has_row) const {
+      if (!Numbers::kHasGroupScales && lane_index() % 4 == 0)
+        copy_scales(work.packed(), step, scale_, has_row);
+    }
 
    private:
-    int row_;  // of the first weights, counted over all experts from the first column's
+    SM80MOE_DEVICE static bool has_codes(const PackedArgs& packed) {
+      return Numbers::kHasCodes && packed.codes != nullptr;
+    }
+    SM80MOE_DEVICE static void copy_scales(const PackedArgs& packed, Step& step, const float* scale,
+                                           bool valid) {
+      const int lane = lane_index();
+      ptx::cp_async_4(ptx::shared_address(&step.first_scale[lane]), scale, valid);
+      ptx::cp_async_4(ptx::shared_address(&step.second_scale[lane]),
+                      scale + int64_t{packed.up_rows} * packed.groups, valid);
+    }
+
+    const float* scale_;  // of the first row's first group
+    const uint8_t* codes_;
   };
 
   class Products {
@@ -61,85 +85,115 @@ struct PackedRows {
     template <class Work>
     SM80MOE_DEVICE void begin_tile(const Work& work, int pair) {
       activations_ = work.activations(max_of(pair, 0));
-      activation_chunks_ = pair >= 0 ? work.activation_depth() : 0;
+      has_pair_ = pair >= 0;
+      activation_chunks_ = work.activation_depth();
     }
 
-    // The stored numbers meet the tensor cores, and scales their sums. A quad's four chunks, which
-    // an mma adds up, may be of several groups: then each of these has its turn, in which other
-    // lanes bring zeros for activations.
+    // A lane without a pair brings what it has: its sums are nobody's.
+    SM80MOE_DEVICE void load(int chunk) {
+      if (!has_pair_) return;
+      const int begin = chunk * kActivationChunks;
+      const uint4* activations = activations_ + begin;
+      if (begin + kActivationChunks <= activation_chunks_) {
+#pragma unroll
+        for (int i = 0; i < kActivationChunks; ++i) keep(i, activations[i]);
+      } else {
+#pragma unroll
+        for (int i = 0; i < kActivationChunks; ++i)
+          keep(i, begin + i < activation_chunks_ ? activations[i] : uint4{});
+      }
+    }
+
+    // The stored numbers meet the tensor cores, and scales their sums.
     template <class Work>
     SM80MOE_DEVICE void add(const Work& work, const Step& step, int chunk, float (&sums)[4]) const {
       const PackedArgs& packed = work.packed();
-      const int lane = lane_index();
-      uint32_t x[kMmas][2], weights[kMmas][4];
-      load_activations(x, chunk);
+      uint32_t weights[kMmas][4];
       decode(packed, step, chunk, weights);
-      const float scale[2] = {step.first_scale[lane] * (1 / Numbers::kUnit),
-                              step.second_scale[lane] * (1 / Numbers::kUnit)};
-
+      if (!Numbers::kHasGroupScales) return multiply(sums, weights, true);
       const int lanes_of_group = quad_lanes_of_group(packed);
+      if (lanes_of_group == 4) return add_group(step, 0, weights, true, sums);
+      // Each group of the quad has its turn: lanes of the others bring zeros for activations.
 #pragma unroll 1
-      for (int leader = 0; leader < 4; leader += lanes_of_group) {
-        const bool has_turn = (lane % 4 & -lanes_of_group) == leader;
-        float products[4] = {};
-#pragma unroll
-        for (int i = 0; i < kMmas; ++i)
-          ptx::mma_m16n8k16(products, weights[i], has_turn ? x[i][0] : 0, has_turn ? x[i][1] : 0,
-                            T{});
-#pragma unroll
-        for (int row = 0; row < 2; ++row) {
-          const float of_group = __shfl_sync(kFullWarp, scale[row], (lane & ~3) + leader);
-          sums[2 * row] = fmaf(products[2 * row], of_group, sums[2 * row]);
-          sums[2 * row + 1] = fmaf(products[2 * row + 1], of_group, sums[2 * row + 1]);
-        }
-      }
+      for (int leader = 0; leader < 4; leader += lanes_of_group)
+        add_group(step, leader, weights, (lane_index() % 4 & -lanes_of_group) == leader, sums);
+    }
+
+    SM80MOE_DEVICE void finish(const Step& step, float (&sums)[4]) const {
+      if (Numbers::kHasGroupScales) return;
+      const float2 scale = scales(step, 0);
+      sums[0] *= scale.x;
+      sums[1] *= scale.x;
+      sums[2] *= scale.y;
+      sums[3] *= scale.y;
     }
 
    private:
     static constexpr int kMmas = 4 * Numbers::kParts;
 
-    SM80MOE_DEVICE static int quad_lanes_of_group(const PackedArgs& packed) {
-      if (!Numbers::kHasGroupScales) return 4;
-      return min_of(4u, (1u << packed.group_shift) / kChunkDepth);
+    // Words 2j and 2j + 1 of a chunk of activations are next to each other, where an mma wants
+    // them.
+    SM80MOE_DEVICE void keep(int i, const uint4& four) {
+      const uint32_t words[] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) x_[i * 2 + j / 2][j % 2] = words[j];
     }
 
-    // x[part * 4 + j]: what word j of the weights meets in that part.
-    SM80MOE_DEVICE void load_activations(uint32_t (&x)[kMmas][2], int chunk) const {
+    SM80MOE_DEVICE void multiply(float (&sums)[4], const uint32_t (&weights)[kMmas][4],
+                                 bool has_turn) const {
 #pragma unroll
-      for (int i = 0; i < kActivationChunks; ++i) {
-        const int at = chunk * kActivationChunks + i;
-        const uint4 four = at < activation_chunks_ ? activations_[at] : uint4{};
-        const uint32_t words[] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-        for (int j = 0; j < 4; ++j) x[i / 2 * 4 + j][i % 2] = words[j];
-      }
+      for (int i = 0; i < kMmas; ++i)
+        ptx::mma_m16n8k16(sums, weights[i], has_turn ? x_[i][0] : 0, has_turn ? x_[i][1] : 0, T{});
+    }
+    SM80MOE_DEVICE void add_group(const Step& step, int leader, const uint32_t (&weights)[kMmas][4],
+                                  bool has_turn, float (&sums)[4]) const {
+      float products[4] = {};
+      multiply(products, weights, has_turn);
+      const float2 scale = scales(step, leader);
+      sums[0] = fmaf(products[0], scale.x, sums[0]);
+      sums[1] = fmaf(products[1], scale.x, sums[1]);
+      sums[2] = fmaf(products[2], scale.y, sums[2]);
+      sums[3] = fmaf(products[3], scale.y, sums[3]);
+    }
+    // Of the first and the second row, as the quad's lane `leader` has them.
+    SM80MOE_DEVICE static float2 scales(const Step& step, int leader) {
+      constexpr float kUnit = 1 / Numbers::kUnit;
+      const int lane = first_lane_of_quad() + leader;
+      return {step.first_scale[lane] * kUnit, step.second_scale[lane] * kUnit};
     }
 
-    // Rows 0 to 7 of A are the first rows, 8 to 15 the second ones.
+    // Rows 0 to 7 of A are the first rows, 8 to 15 the second ones. Word j of a chunk holds what
+    // meets words j of two chunks of activations a part.
     SM80MOE_DEVICE static void decode(const PackedArgs& packed, const Step& step, int chunk,
                                       uint32_t (&weights)[kMmas][4]) {
       const int lane = lane_index();
-      decode_row<0>(step.first[lane], column_word(packed, step.first_codes[lane], chunk), weights);
-      decode_row<1>(step.second[lane], column_word(packed, step.second_codes[lane], chunk),
-                    weights);
+      uint32_t first_word = Numbers::kNoCodeWord, second_word = Numbers::kNoCodeWord;
+      if (Numbers::kHasCodes && packed.codes != nullptr) {
+        const int quad = first_lane_of_quad();
+        const uint32_t both_halves = 0x4040 | (group_of(packed, chunk) & 3) * 0x0101;
+        first_word = Numbers::column_word(__byte_perm(step.first_codes[quad], 0, both_halves));
+        second_word = Numbers::column_word(__byte_perm(step.second_codes[quad], 0, both_halves));
+      }
+      decode_row<0>(step.first[lane], first_word, weights);
+      decode_row<1>(step.second[lane], second_word, weights);
     }
     template <int kRow>
     SM80MOE_DEVICE static void decode_row(const uint4& four, uint32_t column_word,
                                           uint32_t (&weights)[kMmas][4]) {
       const uint32_t words[] = {four.x, four.y, four.z, four.w};
 #pragma unroll
-      for (int i = 0; i < kMmas; ++i)
-        Numbers::decode(words[i % 4], i / 4, column_word, weights[i][kRow], weights[i][kRow + 2]);
-    }
-    SM80MOE_DEVICE static uint32_t column_word(const PackedArgs& packed, const uint32_t& codes,
-                                               int chunk) {
-      if (!Numbers::kHasCodes || packed.codes == nullptr) return Numbers::kNoCodeWord;
-      const uint32_t code = codes >> (code_group(packed, chunk) & 3) * 8 & 0xff;
-      return Numbers::column_word(code * 0x00010001);
+      for (int part = 0; part < Numbers::kParts; ++part)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const int mma = part * 4 + j / 2, at = kRow + j % 2 * 2;
+          Numbers::decode(words[j], part, column_word, weights[mma][at], weights[mma + 2][at]);
+        }
     }
 
     const uint4* activations_;
     int activation_chunks_;
+    bool has_pair_;
+    uint32_t x_[kMmas][2] = {};
   };
 };
 

@@ -40,6 +40,7 @@ class Tiling {
   SM80MOE_DEVICE int num_slices() const { return 1 << log2_slices_; }
   // Lanes 4i to 4i + 3 hold row i of a fragment.
   SM80MOE_DEVICE int lanes_per_row() const { return 4 << log2_slices_; }
+  SM80MOE_DEVICE int lane_of_row() const { return lane_index() & (lanes_per_row() - 1); }
   SM80MOE_DEVICE int row_of(int index) const { return index >> log2_slices_; }
   SM80MOE_DEVICE int slice_of(int index) const { return index & (num_slices() - 1); }
 
@@ -91,7 +92,7 @@ class Loader {
  private:
   SM80MOE_DEVICE void copy(Step& step) {
     if (begin_ == 0) begin_tile();
-    const int lane = lane_index(), chunk = begin_ + lane % tiling_.lanes_per_row();
+    const int lane = lane_index(), chunk = begin_ + tiling_.lane_of_row();
     const bool has_weights = chunk < weight_chunks_;
     const uint4* weights = weights_ + chunk;
     ptx::cp_async_16(ptx::shared_address(&step.first[lane]), weights, has_weights);
@@ -100,6 +101,7 @@ class Loader {
     beside_.copy(work_, step, chunk, has_weights);
     begin_ += tiling_.lanes_per_row();
     if (begin_ < work_.depth()) return;
+    beside_.copy_last(work_, step, weight_chunks_ != 0);
     begin_ = 0;
     walk_.advance();
     if (walk_.ended()) work_.after_last_load();
@@ -137,12 +139,19 @@ class Multiplier {
 
   SM80MOE_DEVICE bool has_step() const { return !walk_.ended(); }
 
-  SM80MOE_DEVICE void multiply(const typename Rows::Step& step) {
-    if (Rows::kReadsActivations && begin_ == 0)
+  // What need not wait for the step.
+  SM80MOE_DEVICE void prepare() {
+    if (!Rows::kReadsActivations) return;
+    if (begin_ == 0)
       products_.begin_tile(work_, groups_[walk_.group()].pair(tiling_.row_of(lane_index() / 4)));
-    products_.add(work_, step, begin_ + lane_index() % tiling_.lanes_per_row(), sums_);
+    products_.load(begin_ + tiling_.lane_of_row());
+  }
+
+  SM80MOE_DEVICE void multiply(const typename Rows::Step& step) {
+    products_.add(work_, step, begin_ + tiling_.lane_of_row(), sums_);
     begin_ += tiling_.lanes_per_row();
     if (begin_ < work_.depth()) return;
+    products_.finish(step, sums_);
     end_tile();
     begin_ = 0;
     walk_.advance();
@@ -187,25 +196,45 @@ class Multiplier {
   float sums_[4] = {};
 };
 
+// As many columns at a time as pairs ask for, or more where that leaves few warps idle at the end:
+// then fewer lanes have a pair, whose activations they read, and a tile's end comes less often.
+template <class Work>
+SM80MOE_DEVICE int log2_width_for(const Work& work, const ExpertGroups& groups) {
+  int log2_width = groups.log2_width();
+  if (Work::Rows::kLog2Width == 0) return log2_width;
+  const auto keeps_warps_busy = [&](int log2) {
+    const int tiles = ceil_div(work.columns_of_cta(), 1 << log2);
+    const int places = ceil_div(tiles, kWarps) * kWarps;
+    return 5 * tiles >= 4 * places;
+  };
+  while (log2_width < Work::Rows::kLog2Width && keeps_warps_busy(log2_width + 1)) ++log2_width;
+  return log2_width;
+}
+
 // All that one warp computes. `ring` is the CTA's, kRingBytes long.
 template <class Work>
 SM80MOE_DEVICE void stream_rows(const Work& work, const ExpertGroups& groups, void* ring) {
-  using Step = typename Work::Rows::Step;
+  using Rows = typename Work::Rows;
+  using Step = typename Rows::Step;
   static_assert(sizeof(Step) == kStepBytes);
-  Step* const steps = static_cast<Step*>(ring) + warp_index() * kStages;
-  const Tiling tiling(groups.log2_width());
+  Step* const first = static_cast<Step*>(ring) + warp_index() * kStages;
+  Step* oldest = first;
+  const Tiling tiling(log2_width_for(work, groups));
   const Walk walk(groups.size(), tiling.num_tiles(work.num_columns()), work.first_tile(),
                   work.tile_stride());
   Loader<Work> loader(work, groups, tiling, walk);
   Multiplier<Work> multiplier(work, groups, tiling, walk);
 #pragma unroll 1
   for (int i = 0; i < kStages || multiplier.has_step(); ++i) {
-    Step& oldest = steps[i % kStages];
     if (i >= kStages) {
+      multiplier.prepare();
       ptx::cp_async_wait<kStages - 1>();
-      multiplier.multiply(oldest);
+      if (Rows::kLanesShare) __syncwarp();
+      multiplier.multiply(*oldest);
+      if (Rows::kLanesShare) __syncwarp();
     }
-    loader.issue(oldest);
+    loader.issue(*oldest);
+    oldest = oldest == first + kStages - 1 ? first : oldest + 1;
   }
 }
 

@@ -12,6 +12,7 @@ constexpr double kFreeFragments = 0.0225;  // 1/row + 1/column of a warp tile th
 constexpr double kShallowStage = 1.17;     // a barrier every 32 elements of depth
 constexpr double kFewWarps = 1.15;  // mma slowed down on an SM that holds fewer warps than these:
 constexpr int kWarpsForLatency = 8;
+constexpr double kRowsOfDecoding = 78;  // making fragments of packed weights: as mma of these rows
 constexpr double kTileUs = 0.1;     // finding a tile, its epilogue
 constexpr double kLastTiles = 0.2;  // of a tile's time, while other SMs have nothing left
 constexpr double kUnevenSms = 0.2;  // reading slowed down by SMs that have a tile more than others
@@ -38,10 +39,14 @@ struct Work {
 
 Work expert_work(const GemmShape& shape, const Tactic& t, double rows, bool few_warps,
                  const DeviceInfo& info) {
+  const bool is_packed = shape.weight_bits < 16;
   const double rows_per_block = 16.0 * t.warps_m;
   const double most_blocks = t.cta_m / rows_per_block;
-  const double blocks = std::ceil(std::max(1.0, rows) / rows_per_block);
+  double blocks = std::ceil(std::max(1.0, rows) / rows_per_block);
   const double tiles_m = std::ceil(blocks / most_blocks);
+  // With packed weights a tile multiplies all of its blocks, or half of them.
+  if (is_packed)
+    blocks = tiles_m * (2 * blocks > tiles_m * most_blocks ? most_blocks : most_blocks / 2);
   const double tiles_n = std::ceil(static_cast<double>(shape.n) / t.cta_n);
   const double depth = std::ceil(static_cast<double>(shape.k) / t.cta_k) * t.cta_k;
 
@@ -51,7 +56,9 @@ Work expert_work(const GemmShape& shape, const Tactic& t, double rows, bool few_
   const double slowdown = (1 + kFragmentCost * exposed) * (t.cta_k < 64 ? kShallowStage : 1.0) *
                           (few_warps ? kFewWarps : 1.0);
   const double computed_rows = blocks * rows_per_block;
-  const double mma_us = 2 * computed_rows * t.cta_n * depth * slowdown / info.mma_flops_per_us;
+  const double decoding_rows = is_packed ? tiles_m * t.warps_m * kRowsOfDecoding : 0;
+  const double mma_us = 2 * (computed_rows * slowdown + decoding_rows) * t.cta_n * depth /
+                        info.mma_flops_per_us;
   return {tiles_m * tiles_n, (mma_us + tiles_m * kTileUs) * tiles_n};
 }
 

@@ -756,13 +756,13 @@ BROKEN_KERNELS = [
     ),
     broken_packed_decode(
         "code_of_the_first_group_of_four",
-        Edit(PACKED_ROWS, "(code_group(packed, chunk) & 3) * 8", "0"),
+        Edit(PACKED_ROWS, "(group_of(packed, chunk) & 3) * 8", "0"),
         format="mxfp4",
         group=32,
     ),
     broken_packed_decode(
         "activations_past_the_row_read",
-        Edit(PACKED_ROWS, "at < activation_chunks_", "at <= activation_chunks_"),
+        Edit(PACKED_ROWS, "begin + i < activation_chunks_", "begin + i <= activation_chunks_"),
         format="int8",
     ),
     broken_epilogue(

@@ -41,7 +41,8 @@ struct Shape {
 WeightFormat read_format(const Options& options) {
   const std::string name = options.text("format", "dense");
   if (name == "dense") return WeightFormat::kDense;
-  if (name == "int8") return WeightFormat::kInt8Group;
+  const bool one_scale = options.number("group", 0) == 0 && !options.number("zero_points", 0);
+  if (name == "int8") return one_scale ? WeightFormat::kInt8 : WeightFormat::kInt8Group;
   if (name == "int4") return WeightFormat::kInt4;
   if (name == "fp8") return WeightFormat::kFp8;
   if (name == "mxfp4") return WeightFormat::kMxfp4;
