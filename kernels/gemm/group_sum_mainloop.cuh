@@ -11,9 +11,8 @@ namespace sm80moe::gemm {
 
 // acc = sum over groups of A's scale * (A[rows, group] @ W[expert, columns, group].T), the products
 // of a group exactly. Like Mainloop, but for the order: a block of rows meets a group's whole depth
-// at once, so that integer sums are few, and soon become part of an accumulator. While they do, the
-// next ones are multiplied. A group's weight fragments stay for all blocks; those of the next
-// replace them during the last.
+// at once, so that integer sums are few, and soon become part of an accumulator. A group's weight
+// fragments stay for all blocks; those of the next replace them during the last.
 template <class Config, class T, class Weight, class Epilogue>
 class GroupSumMainloop {
  public:
@@ -48,7 +47,11 @@ class GroupSumMainloop {
   // Adds up one tile of `num_k_tiles` stages. Blocks that hold none of its `rows` are not
   // multiplied.
   SM80MOE_DEVICE void run(int num_k_tiles, int rows, Accumulator& acc) {
-    run_blocks<Config::kMmasM>(num_k_tiles, ceil_div(rows, Config::kRowsPerBlock), acc);
+    const int blocks = ceil_div(rows, Config::kRowsPerBlock);
+#pragma unroll 1
+    for (int k_tile = 0; k_tile < num_k_tiles; ++k_tile)
+#pragma unroll
+      for (int visit = 0; visit < kVisits; ++visit) run_visit(visit, blocks, acc);
   }
 
  private:
@@ -59,85 +62,53 @@ class GroupSumMainloop {
   static_assert(Config::kWarpsK == 1, "groups are added up in their order");
   static_assert(kGroups % 2 == 0, "fragments of activations are double-buffered");
 
-  // Columns that are multiplied together: as many sums as hide the latency of an mma.
-  static constexpr int kColumns = 2;
-  static constexpr int kParts = Config::kMmasN / kColumns;  // of a block
+  // A block meets a group; kMmasM blocks meet it in turn.
+  static constexpr int kVisits = kGroups * Config::kMmasM;  // a stage
+  static constexpr int kColumns = Config::kMmasN / 2;       // whose sums exist together
 
-  // The integer sums of a part, as the bits of floats; see kIntegerAsFloat.
-  struct GroupSums {
-    int32_t sum[kColumns][4];
-    float scale[2];  // of the lane's two rows
-  };
-
-  template <int kBlocks>
-  SM80MOE_DEVICE void run_blocks(int num_k_tiles, int blocks, Accumulator& acc) {
-    if constexpr (kBlocks > 1)
-      if (blocks <= kBlocks / 2) return run_blocks<kBlocks / 2>(num_k_tiles, blocks, acc);
-    constexpr int kGroupsAtOnce = kBlocks % 2 == 0 ? 1 : 2;
-#pragma unroll 1
-    for (int group = 0; group < num_k_tiles * kGroups; group += kGroupsAtOnce)
-      run_groups<kBlocks, kGroupsAtOnce>(group % kGroups, acc);
-  }
-
-  // Each part is added to the accumulators when the next one is on its way.
-  template <int kBlocks, int kNumGroups>
-  SM80MOE_DEVICE void run_groups(int first_group, Accumulator& acc) {
-    GroupSums sums[2];
+  // What the next visit needs is loaded before the products: the branch around them, for blocks
+  // without rows, keeps the compiler from loading it when it is needed.
+  SM80MOE_DEVICE void run_visit(int visit, int blocks, Accumulator& acc) {
+    const int group = visit / Config::kMmasM, block = visit % Config::kMmasM;
+    const int next = (visit + 1) % kVisits, next_group = next / Config::kMmasM;
+    float scale[2];
+    load_scales(scale, group, block);
+    if (next == 0) turn_stage();  // nothing of this one is left to load
+    load_a(next % 2, next % Config::kMmasM, next_group);
+    if (group == 0) loader_.template issue<Config::kMmasM>(block);
 #pragma unroll
-    for (int visit = 0; visit < kNumGroups * kBlocks; ++visit) {
-      const int block = visit % kBlocks;
-      const bool ends_group = block == kBlocks - 1;
-      const int group = first_group + visit / kBlocks;
-      if (block == 0 && group == kGroups - 1) commit_stage();
-      float scale[2];
-      load_scales(scale, group, block);
-      if (ends_group && group == kGroups - 1) turn_stage();  // nothing of this one is left to load
-      if (group == 0) loader_.template issue<kBlocks>(block);
-      const int next_group = ends_group ? (group + 1) % kGroups : group;
-      load_a((visit + 1) % 2, ends_group ? 0 : block + 1, next_group);
+    for (int half = 0; half < 2; ++half) {
+      if (block < blocks) add_products(acc[block], scale, visit % 2, half * kColumns);
+      if (next_group == group) continue;
 #pragma unroll
-      for (int part = 0; part < kParts; ++part) {
-        const int number = visit * kParts + part;
-        multiply(sums[number % 2], scale, visit % 2, part);
-        if (ends_group) {
-#pragma unroll
-          for (int pair = part * kPairs / kParts; pair < (part + 1) * kPairs / kParts; ++pair)
-            load_w(pair, next_group);
-        }
-        const int before = number - 1;
-        if (number > 0) add_up(acc[before / kParts % kBlocks], sums[before % 2], before % kParts);
-      }
+      for (int pair = half * kPairs / 2; pair < (half + 1) * kPairs / 2; ++pair)
+        load_w(pair, next_group);
     }
-    constexpr int kLast = kNumGroups * kBlocks * kParts - 1;
-    add_up(acc[kBlocks - 1], sums[kLast % 2], kParts - 1);
   }
 
-  SM80MOE_DEVICE void multiply(GroupSums& sums, const float (&scale)[2], int buffer, int part) {
+  // Of kColumns columns from `first` on. Integer sums are the bits of floats; see kIntegerAsFloat.
+  SM80MOE_DEVICE void add_products(float (&acc)[Config::kMmasN][4], const float (&scale)[2],
+                                   int buffer, int first) {
     constexpr int32_t kZeros[4] = {kIntegerAsFloatBits, kIntegerAsFloatBits, kIntegerAsFloatBits,
                                    kIntegerAsFloatBits};
-    sums.scale[0] = scale[0];
-    sums.scale[1] = scale[1];
+    int32_t sums[kColumns][4];
 #pragma unroll
     for (int step = 0; step < kSteps; ++step)
 #pragma unroll
       for (int i = 0; i < kColumns; ++i) {
-        const int column = part * kColumns + i;
+        const int column = first + i;
         const uint32_t* w = w_frag_[step][column / 2] + column % 2 * 2;
         if (step == 0)
-          ptx::mma_m16n8k32(sums.sum[i], a_frag_[buffer][step], w[0], w[1], kZeros);
+          ptx::mma_m16n8k32(sums[i], a_frag_[buffer][step], w[0], w[1], kZeros);
         else
-          ptx::mma_m16n8k32(sums.sum[i], a_frag_[buffer][step], w[0], w[1]);
+          ptx::mma_m16n8k32(sums[i], a_frag_[buffer][step], w[0], w[1]);
       }
-  }
-
-  SM80MOE_DEVICE static void add_up(float (&acc)[Config::kMmasN][4], const GroupSums& sums,
-                                    int part) {
 #pragma unroll
     for (int i = 0; i < kColumns; ++i)
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        float& to = acc[part * kColumns + i][e];
-        to = fmaf(sums.scale[e / 2], __int_as_float(sums.sum[i][e]) - kIntegerAsFloat, to);
+        float& to = acc[first + i][e];
+        to = fmaf(scale[e / 2], __int_as_float(sums[i][e]) - kIntegerAsFloat, to);
       }
   }
 
@@ -163,6 +134,7 @@ class GroupSumMainloop {
   }
 
   SM80MOE_DEVICE void turn_stage() {
+    commit_stage();
     stage_ = Loader::next_stage(ring_, stage_);
     wait_for_stage();
   }

@@ -6,29 +6,28 @@
 
 namespace sm80moe::gemm {
 
-// Stores those accumulators of a warp that Halves::value gives: half of a CTA's columns, whole
-// groups of kInt8Group. A group lies in a few neighbouring warps of a row of warps.
+// Stores those accumulators of a warp's block of 16 rows that Halves::value gives: half of a CTA's
+// columns, whole groups of kInt8Group. A group lies in a few neighbouring warps of a row of warps.
 template <class Config, class Halves>
 class Int8Store {
  public:
-  // Of each row the largest magnitude that a warp has.
-  static constexpr int kScratchBytes = Config::kWarpsN * Config::kCtaM * 4;
+  // Of each row of a CTA's block the largest magnitude that a warp has.
+  static constexpr int kLargest = Config::kWarpsN * Config::kRowsPerBlock;
 
-  using Accumulator = float[Config::kMmasM][Config::kMmasN][4];
+  using Accumulator = float[Config::kMmasN][4];
 
-  // All warps of the CTA call; a barrier has passed since they last had the scratch memory.
+  // All warps of the CTA call; a barrier has passed since they last read `largest`, which is
+  // shared.
   SM80MOE_DEVICE static void run(const GroupedGemmArgs& args, const TileColumns& columns,
-                                 const WarpTile& tile, void* scratch, const Accumulator& acc) {
+                                 const WarpTile& tile, uint32_t* largest, const Accumulator& acc) {
     if (args.int8.output == Int8Output::kInt8Fixed) {
       const Int8Range& range = *args.int8.out_range;
       const Int8Quantizer quantizer = int8_quantizer(range.scale, range.zero_point);
-      for_each_row(tile, [&](int, int row, int block, int half) {
-        store_row(args, tile, row, quantizer, acc[block], half);
-      });
+#pragma unroll
+      for (int half = 0; half < 2; ++half) store_row(args, tile, quantizer, acc, half);
       return;
     }
-    auto* largest = static_cast<uint32_t*>(scratch);
-    share_largest(tile, largest, acc);
+    share_largest(largest, acc);
     __syncthreads();
     store_groups(args, columns, tile, largest, acc);
   }
@@ -39,61 +38,54 @@ class Int8Store {
   static constexpr int kWarps = kInt8Group * 2 / Config::kWarpN;  // that share a group
   static_assert(kWarps > 0 && Config::kWarpsN % kWarps == 0 && Config::kWarpsK == 1);
 
-  // Calls visit(row in the CTA's tile, row, block, half) for each row of this lane. Blocks without
-  // rows are left out by the whole warp.
-  template <class Visit>
-  SM80MOE_DEVICE static void for_each_row(const WarpTile& tile, Visit&& visit) {
+  // Where the numbers of this lane's row begin.
+  SM80MOE_DEVICE static int row_offset(int half) {
     const int warp_row = warp_index() / Config::kWarpsN * Config::kMmaM;
-#pragma unroll
-    for (int block = 0; block < Config::kMmasM; ++block) {
-      if (tile.row0 + block * tile.row_step >= tile.row_end) continue;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int tile_row = warp_row + block * tile.row_step + half * 8 + lane_index() / 4;
-        visit(tile_row, tile.row(block, half), block, half);
-      }
-    }
+    return (warp_row + half * 8 + lane_index() / 4) * Config::kWarpsN;
   }
 
-  SM80MOE_DEVICE static void share_largest(const WarpTile& tile, uint32_t* largest,
-                                           const Accumulator& acc) {
-    uint32_t* of_warp = largest + warp_index() % Config::kWarpsN;
-    for_each_row(tile, [&](int tile_row, int, int block, int half) {
+  SM80MOE_DEVICE static void share_largest(uint32_t* largest, const Accumulator& acc) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
       uint32_t of_row = 0;
 #pragma unroll
       for (int pair = 0; pair < kPairs; ++pair) {
-        const float2 values = Halves::value(acc[block], pair, half);
+        const float2 values = Halves::value(acc, pair, half);
         of_row = max_of(of_row, max_of(magnitude(values.x), magnitude(values.y)));
       }
       of_row = quad_max(of_row);
-      if (lane_index() % 4 == 0) of_warp[tile_row * Config::kWarpsN] = of_row;
-    });
+      if (lane_index() % 4 == 0)
+        largest[row_offset(half) + warp_index() % Config::kWarpsN] = of_row;
+    }
   }
 
   SM80MOE_DEVICE static void store_groups(const GroupedGemmArgs& args, const TileColumns& columns,
                                           const WarpTile& tile, const uint32_t* largest,
                                           const Accumulator& acc) {
-    const int warp_in_group = warp_index() % Config::kWarpsN % kWarps;
-    const uint32_t* of_group = largest + warp_index() % Config::kWarpsN - warp_in_group;
+    const int first_warp = warp_index() % Config::kWarpsN / kWarps * kWarps;
     // One lane of those that share a scale.
-    const bool stores_scale = tile.column<Columns>(0) % kInt8Group == 0;
-    for_each_row(tile, [&](int tile_row, int row, int block, int half) {
+    const bool stores_scale =
+        tile.column<Columns>(0) % kInt8Group == 0 && tile.col0 < columns.total;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
       uint32_t of_row = 0;
 #pragma unroll
       for (int warp = 0; warp < kWarps; ++warp)
-        of_row = max_of(of_row, of_group[tile_row * Config::kWarpsN + warp]);
+        of_row = max_of(of_row, largest[row_offset(half) + first_warp + warp]);
       const Int8Quantizer quantizer = quantizer_of_largest(of_row);
-      store_row(args, tile, row, quantizer, acc[block], half);
-      if (stores_scale && row < tile.row_end && tile.col0 < columns.total)
+      store_row(args, tile, quantizer, acc, half);
+      const int row = tile.row(0, half);
+      if (stores_scale && row < tile.row_end)
         args.int8.out_scale[int64_t{row} * args.int8.out_groups + tile.col0 / kInt8Group] =
             quantizer.scale;
-    });
+    }
   }
 
   // A row's columns up to its padding, which are zeros.
-  SM80MOE_DEVICE static void store_row(const GroupedGemmArgs& args, const WarpTile& tile, int row,
-                                       const Int8Quantizer& quantizer,
-                                       const float (&acc)[Config::kMmasN][4], int half) {
+  SM80MOE_DEVICE static void store_row(const GroupedGemmArgs& args, const WarpTile& tile,
+                                       const Int8Quantizer& quantizer, const Accumulator& acc,
+                                       int half) {
+    const int row = tile.row(0, half);
     if (row >= tile.row_end) return;
     auto* out_row = static_cast<uint8_t*>(args.out) + int64_t{row} * args.int8.out_stride;
     constexpr int kBlocks = Columns::kBlocks;  // pairs that are neighbours

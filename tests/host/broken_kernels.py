@@ -94,6 +94,7 @@ SCHEDULER = "gemm/tile_scheduler.cuh"
 EPILOGUE = "gemm/epilogue.cuh"
 FORMATS = "common/stored_numbers.cuh"
 DEQUANTIZE = "common/dequantize.cuh"
+INT8_EPILOGUE = "gemm/int8_epilogue.cuh"
 INT8_STORE = "gemm/int8_store.cuh"
 GROUP_SUMS = "gemm/group_sum_mainloop.cuh"
 WEIGHT_GROUPS = "gemm/weight_groups.cuh"
@@ -439,9 +440,20 @@ BROKEN_KERNELS = [
     ),
     broken_int8(
         "zero_point_of_activations_forgotten",
-        Edit("gemm/int8_epilogue.cuh", "zero_point != 0 ? zero_point * w_sums[w_row] : 0", "0"),
+        Edit(INT8_EPILOGUE, "zero_point * w_sums[w_row]", "w_sums[w_row]"),
         {"wrong-result"},
         fixed=1,
+    ),
+    broken_int8(
+        "scales_used_before_they_are_fetched",
+        Edit(INT8_EPILOGUE, "first_col, shared);\n    __syncthreads();", "first_col, shared);"),
+        {"race", "uninitialised", "wrong-result"},
+    ),
+    broken_int8(
+        "largest_overwritten_by_the_next_block",
+        Edit(INT8_EPILOGUE, "tile.row0 / Config::kRowsPerBlock % 2 : 0", "0 : 0"),
+        {"race", "wrong-result"},
+        output=1,
     ),
     broken_int8(
         "largest_of_one_warp",
@@ -453,8 +465,8 @@ BROKEN_KERNELS = [
         "largest_shared_without_barrier",
         Edit(
             INT8_STORE,
-            "share_largest(tile, largest, acc);\n    __syncthreads();",
-            "share_largest(tile, largest, acc);",
+            "share_largest(largest, acc);\n    __syncthreads();",
+            "share_largest(largest, acc);",
         ),
         {"race", "uninitialised", "wrong-result"},
         output=1,
@@ -484,9 +496,9 @@ BROKEN_KERNELS = [
         table="kInt8RowGroups",
     ),
     broken_int8(
-        "last_sums_never_added",
-        Edit(GROUP_SUMS, "    add_up(acc[kBlocks - 1], sums[kLast % 2], kParts - 1);\n", ""),
-        {"wrong-result"},
+        "second_half_of_columns_never_multiplied",
+        Edit(GROUP_SUMS, "half < 2; ++half", "half < 1; ++half"),
+        {"wrong-result", "uninitialised"},
         table="kInt8RowGroups",
     ),
     BrokenKernel(
