@@ -30,8 +30,7 @@ struct DenseRows {
       ptx::cp_async_ca_16(ptx::shared_address(&step.activations[lane_index()]),
                           activations_ + chunk, chunk < activation_chunks_);
     }
-    template <class Work>
-    SM80MOE_DEVICE void copy_last(const Work&, Step&, bool) const {}
+    SM80MOE_DEVICE void copy_last(Step&, bool) const {}
 
    private:
     const uint4* activations_;

@@ -32,6 +32,9 @@ struct PackedRows {
   }
   // An mma adds up a quad's four chunks: they have one, two or four scales, and one word of codes.
   SM80MOE_DEVICE static int first_lane_of_quad() { return lane_index() & ~3; }
+  SM80MOE_DEVICE static bool has_codes(const PackedArgs& packed) {
+    return Numbers::kHasCodes && packed.codes != nullptr;
+  }
   SM80MOE_DEVICE static int quad_lanes_of_group(const PackedArgs& packed) {
     return min_of(4u, (1u << packed.group_shift) / kChunkDepth);
   }
@@ -42,42 +45,41 @@ struct PackedRows {
     SM80MOE_DEVICE void begin_tile(const Work& work, int expert, int column, int) {
       const PackedArgs& packed = work.packed();
       const int64_t row = work.packed_row(expert, column);
-      scale_ = packed.scale + row * packed.groups;
-      if (has_codes(packed)) codes_ = packed.codes + row * packed.code_bytes;
+      const int lane = lane_index();
+      first_scale_ = packed.scale + row * packed.groups;
+      second_scale_ = first_scale_ + int64_t{packed.up_rows} * packed.groups;
+      copies_scales_ = lane % quad_lanes_of_group(packed) == 0;
+      copies_codes_ = has_codes(packed) && lane % 4 == 0;
+      if (!copies_codes_) return;
+      first_codes_ = packed.codes + row * packed.code_bytes;
+      second_codes_ = first_codes_ + int64_t{packed.up_rows} * packed.code_bytes;
     }
     template <class Work>
     SM80MOE_DEVICE void copy(const Work& work, Step& step, int chunk, bool has_weights) const {
-      const PackedArgs& packed = work.packed();
-      const int lane = lane_index(), group = group_of(packed, chunk);
-      if (Numbers::kHasGroupScales && lane % quad_lanes_of_group(packed) == 0)
-        copy_scales(packed, step, scale_ + group, has_weights);
-      if (!has_codes(packed) || lane % 4 != 0) return;
-      const uint8_t* codes = codes_ + (group & ~3);
-      ptx::cp_async_4(ptx::shared_address(&step.first_codes[lane]), codes, has_weights);
-      ptx::cp_async_4(ptx::shared_address(&step.second_codes[lane]),
-                      codes + int64_t{packed.up_rows} * packed.code_bytes, has_weights);
+      const int lane = lane_index(), group = group_of(work.packed(), chunk);
+      if (Numbers::kHasGroupScales && copies_scales_) copy_scales(step, group, has_weights);
+      if (!Numbers::kHasCodes || !copies_codes_) return;
+      const int word = group & ~3;
+      ptx::cp_async_4(ptx::shared_address(&step.first_codes[lane]), first_codes_ + word,
+                      has_weights);
+      ptx::cp_async_4(ptx::shared_address(&step.second_codes[lane]), second_codes_ + word,
+                      has_weights);
     }
     // Scales of rows are wanted when all of a tile is added up.
-    template <class Work>
-    SM80MOE_DEVICE void copy_last(const Work& work, Step& step, bool has_row) const {
-      if (!Numbers::kHasGroupScales && lane_index() % 4 == 0)
-        copy_scales(work.packed(), step, scale_, has_row);
+    SM80MOE_DEVICE void copy_last(Step& step, bool has_row) const {
+      if (!Numbers::kHasGroupScales && lane_index() % 4 == 0) copy_scales(step, 0, has_row);
     }
 
    private:
-    SM80MOE_DEVICE static bool has_codes(const PackedArgs& packed) {
-      return Numbers::kHasCodes && packed.codes != nullptr;
-    }
-    SM80MOE_DEVICE static void copy_scales(const PackedArgs& packed, Step& step, const float* scale,
-                                           bool valid) {
+    SM80MOE_DEVICE void copy_scales(Step& step, int group, bool valid) const {
       const int lane = lane_index();
-      ptx::cp_async_4(ptx::shared_address(&step.first_scale[lane]), scale, valid);
-      ptx::cp_async_4(ptx::shared_address(&step.second_scale[lane]),
-                      scale + int64_t{packed.up_rows} * packed.groups, valid);
+      ptx::cp_async_4(ptx::shared_address(&step.first_scale[lane]), first_scale_ + group, valid);
+      ptx::cp_async_4(ptx::shared_address(&step.second_scale[lane]), second_scale_ + group, valid);
     }
 
-    const float* scale_;  // of the first row's first group
-    const uint8_t* codes_;
+    const float *first_scale_, *second_scale_;  // of this lane's rows, their first groups'
+    const uint8_t *first_codes_, *second_codes_;
+    bool copies_scales_, copies_codes_;
   };
 
   class Products {
@@ -85,22 +87,19 @@ struct PackedRows {
     template <class Work>
     SM80MOE_DEVICE void begin_tile(const Work& work, int pair) {
       activations_ = work.activations(max_of(pair, 0));
-      has_pair_ = pair >= 0;
       activation_chunks_ = work.activation_depth();
+      has_pair_ = pair >= 0;
+      whole_chunks_ = has_pair_ ? activation_chunks_ / kActivationChunks : 0;
     }
 
     // A lane without a pair brings what it has: its sums are nobody's.
     SM80MOE_DEVICE void load(int chunk) {
-      if (!has_pair_) return;
-      const int begin = chunk * kActivationChunks;
-      const uint4* activations = activations_ + begin;
-      if (begin + kActivationChunks <= activation_chunks_) {
-#pragma unroll
-        for (int i = 0; i < kActivationChunks; ++i) keep(i, activations[i]);
-      } else {
+      if (chunk < whole_chunks_) {
 #pragma unroll
         for (int i = 0; i < kActivationChunks; ++i)
-          keep(i, begin + i < activation_chunks_ ? activations[i] : uint4{});
+          keep(i, activations_[chunk * kActivationChunks + i]);
+      } else if (has_pair_) {
+        load_last(chunk * kActivationChunks);
       }
     }
 
@@ -131,6 +130,11 @@ struct PackedRows {
    private:
     static constexpr int kMmas = 4 * Numbers::kParts;
 
+    SM80MOE_DEVICE void load_last(int begin) {
+#pragma unroll
+      for (int i = 0; i < kActivationChunks; ++i)
+        keep(i, begin + i < activation_chunks_ ? activations_[begin + i] : uint4{});
+    }
     // Words 2j and 2j + 1 of a chunk of activations are next to each other, where an mma wants
     // them.
     SM80MOE_DEVICE void keep(int i, const uint4& four) {
@@ -168,7 +172,7 @@ struct PackedRows {
                                       uint32_t (&weights)[kMmas][4]) {
       const int lane = lane_index();
       uint32_t first_word = Numbers::kNoCodeWord, second_word = Numbers::kNoCodeWord;
-      if (Numbers::kHasCodes && packed.codes != nullptr) {
+      if (has_codes(packed)) {
         const int quad = first_lane_of_quad();
         const uint32_t both_halves = 0x4040 | (group_of(packed, chunk) & 3) * 0x0101;
         first_word = Numbers::column_word(__byte_perm(step.first_codes[quad], 0, both_halves));
@@ -191,7 +195,7 @@ struct PackedRows {
     }
 
     const uint4* activations_;
-    int activation_chunks_;
+    int activation_chunks_, whole_chunks_;  // chunks of weights that meet no end of a row
     bool has_pair_;
     uint32_t x_[kMmas][2] = {};
   };

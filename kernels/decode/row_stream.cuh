@@ -21,7 +21,7 @@ SM80MOE_DEVICE int num_chunks(int num_elements) {
 
 // What a warp multiplies at once, in shared memory: a chunk a lane of both rows of weights, gates
 // and ups or even and odd columns, and what belongs to them. A lane copies and reads only what is
-// its own, so that no lane ever waits for another.
+// its own, so that no lane ever waits for another, but where Rows::kLanesShare.
 inline constexpr int kStepBytes = 48 * kWarpSize;
 inline constexpr int kRingBytes = kWarps * kStages * kStepBytes;
 
@@ -41,6 +41,9 @@ class Tiling {
   // Lanes 4i to 4i + 3 hold row i of a fragment.
   SM80MOE_DEVICE int lanes_per_row() const { return 4 << log2_slices_; }
   SM80MOE_DEVICE int lane_of_row() const { return lane_index() & (lanes_per_row() - 1); }
+  SM80MOE_DEVICE int num_steps(int depth) const {
+    return (depth + lanes_per_row() - 1) >> (2 + log2_slices_);
+  }
   SM80MOE_DEVICE int row_of(int index) const { return index >> log2_slices_; }
   SM80MOE_DEVICE int slice_of(int index) const { return index & (num_slices() - 1); }
 
@@ -91,18 +94,17 @@ class Loader {
 
  private:
   SM80MOE_DEVICE void copy(Step& step) {
-    if (begin_ == 0) begin_tile();
-    const int lane = lane_index(), chunk = begin_ + tiling_.lane_of_row();
-    const bool has_weights = chunk < weight_chunks_;
-    const uint4* weights = weights_ + chunk;
+    if (steps_ == 0) begin_tile();
+    const int lane = lane_index();
+    const bool has_weights = chunk_ < weight_chunks_;
+    const uint4* weights = weights_ + chunk_;
     ptx::cp_async_16(ptx::shared_address(&step.first[lane]), weights, has_weights);
     ptx::cp_async_16(ptx::shared_address(&step.second[lane]),
                      chunks_at(weights, work_.second_row()), has_weights);
-    beside_.copy(work_, step, chunk, has_weights);
-    begin_ += tiling_.lanes_per_row();
-    if (begin_ < work_.depth()) return;
-    beside_.copy_last(work_, step, weight_chunks_ != 0);
-    begin_ = 0;
+    beside_.copy(work_, step, chunk_, has_weights);
+    chunk_ += tiling_.lanes_per_row();
+    if (--steps_ > 0) return;
+    beside_.copy_last(step, weight_chunks_ != 0);
     walk_.advance();
     if (walk_.ended()) work_.after_last_load();
   }
@@ -114,6 +116,8 @@ class Loader {
     const int column = walk_.tile() * tiling_.width() + row, pair = group.pair(row);
     weights_ = work_.weights(group.expert, column);
     weight_chunks_ = column < work_.num_columns() ? work_.depth() : 0;
+    steps_ = tiling_.num_steps(work_.depth());
+    chunk_ = tiling_.lane_of_row();
     beside_.begin_tile(work_, group.expert, column, pair);
   }
 
@@ -121,7 +125,8 @@ class Loader {
   const ExpertGroups& groups_;
   const Tiling& tiling_;
   Walk walk_;
-  int begin_ = 0;         // the first chunk of the next step
+  int steps_ = 0;         // left of the tile
+  int chunk_;             // this lane's in the next step
   const uint4* weights_;  // where this lane's row begins
   int weight_chunks_;
   typename Work::Rows::Beside beside_;
@@ -141,23 +146,27 @@ class Multiplier {
 
   // What need not wait for the step.
   SM80MOE_DEVICE void prepare() {
-    if (!Rows::kReadsActivations) return;
-    if (begin_ == 0)
-      products_.begin_tile(work_, groups_[walk_.group()].pair(tiling_.row_of(lane_index() / 4)));
-    products_.load(begin_ + tiling_.lane_of_row());
+    if (steps_ == 0) begin_tile();
+    products_.load(chunk_);
   }
 
   SM80MOE_DEVICE void multiply(const typename Rows::Step& step) {
-    products_.add(work_, step, begin_ + tiling_.lane_of_row(), sums_);
-    begin_ += tiling_.lanes_per_row();
-    if (begin_ < work_.depth()) return;
+    products_.add(work_, step, chunk_, sums_);
+    chunk_ += tiling_.lanes_per_row();
+    if (--steps_ > 0) return;
     products_.finish(step, sums_);
     end_tile();
-    begin_ = 0;
     walk_.advance();
   }
 
  private:
+  SM80MOE_DEVICE void begin_tile() {
+    steps_ = tiling_.num_steps(work_.depth());
+    chunk_ = tiling_.lane_of_row();
+    if (Rows::kReadsActivations)
+      products_.begin_tile(work_, groups_[walk_.group()].pair(tiling_.row_of(lane_index() / 4)));
+  }
+
   // This lane has columns 2 * (lane % 4) and the next of row lane / 4, in both halves of the sums.
   SM80MOE_DEVICE void end_tile() {
     const int lane = lane_index();
@@ -191,23 +200,28 @@ class Multiplier {
   const ExpertGroups& groups_;
   const Tiling& tiling_;
   Walk walk_;
-  int begin_ = 0;  // the first chunk of the next step
+  int steps_ = 0;  // left of the tile
+  int chunk_;      // this lane's in the next step
   typename Rows::Products products_;
   float sums_[4] = {};
 };
 
-// As many columns at a time as pairs ask for, or more where that leaves few warps idle at the end:
-// then fewer lanes have a pair, whose activations they read, and a tile's end comes less often.
+// Whether the last tiles that a CTA's warps come to leave few of them idle.
+template <class Work>
+SM80MOE_DEVICE bool keeps_warps_busy(const Work& work, int log2_width) {
+  const unsigned tiles = (work.columns_of_cta() + (1u << log2_width) - 1) >> log2_width;
+  const unsigned places = ceil_div<unsigned>(tiles, kWarps) * kWarps;
+  return 5 * tiles >= 4 * places;
+}
+
+// As many columns at a time as the largest group has pairs, or more, up to Rows::kLog2Width: then a
+// tile ends less often, and lanes without a pair read no activations.
 template <class Work>
 SM80MOE_DEVICE int log2_width_for(const Work& work, const ExpertGroups& groups) {
   int log2_width = groups.log2_width();
-  if (Work::Rows::kLog2Width == 0) return log2_width;
-  const auto keeps_warps_busy = [&](int log2) {
-    const int tiles = ceil_div(work.columns_of_cta(), 1 << log2);
-    const int places = ceil_div(tiles, kWarps) * kWarps;
-    return 5 * tiles >= 4 * places;
-  };
-  while (log2_width < Work::Rows::kLog2Width && keeps_warps_busy(log2_width + 1)) ++log2_width;
+#pragma unroll 1
+  while (log2_width < Work::Rows::kLog2Width && keeps_warps_busy(work, log2_width + 1))
+    ++log2_width;
   return log2_width;
 }
 
@@ -217,8 +231,7 @@ SM80MOE_DEVICE void stream_rows(const Work& work, const ExpertGroups& groups, vo
   using Rows = typename Work::Rows;
   using Step = typename Rows::Step;
   static_assert(sizeof(Step) == kStepBytes);
-  Step* const first = static_cast<Step*>(ring) + warp_index() * kStages;
-  Step* oldest = first;
+  Step* oldest = static_cast<Step*>(ring) + warp_index() * kStages;
   const Tiling tiling(log2_width_for(work, groups));
   const Walk walk(groups.size(), tiling.num_tiles(work.num_columns()), work.first_tile(),
                   work.tile_stride());
@@ -234,7 +247,7 @@ SM80MOE_DEVICE void stream_rows(const Work& work, const ExpertGroups& groups, vo
       if (Rows::kLanesShare) __syncwarp();
     }
     loader.issue(*oldest);
-    oldest = oldest == first + kStages - 1 ? first : oldest + 1;
+    oldest += i % kStages == kStages - 1 ? 1 - kStages : 1;
   }
 }
 

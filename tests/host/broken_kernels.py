@@ -632,7 +632,7 @@ BROKEN_KERNELS = [
     broken_decode(
         "chunk_of_weights_past_the_row_copied",
         {"out-of-bounds"},
-        Edit(STREAM, "chunk < weight_chunks_", "chunk <= weight_chunks_"),
+        Edit(STREAM, "chunk_ < weight_chunks_", "chunk_ <= weight_chunks_"),
         ids="last",
     ),
     broken_decode(
@@ -768,7 +768,7 @@ BROKEN_KERNELS = [
     ),
     broken_packed_decode(
         "code_of_the_first_group_of_four",
-        Edit(PACKED_ROWS, "(group_of(packed, chunk) & 3) * 8", "0"),
+        Edit(PACKED_ROWS, "(group_of(packed, chunk) & 3) * 0x0101", "0"),
         format="mxfp4",
         group=32,
     ),

@@ -65,6 +65,7 @@ PACKED_SHAPES: dict[str, dict[str, object]] = {
     "one_token": {"tokens": 1, "top_k": 3, "hidden": 1544, "intermediate": 40},
     "groups_of_several_sizes": {"tokens": 7, "top_k": 4, "experts": 5, "hidden": 136},
     "padded_rows": {"tokens": 2, "top_k": 5, "pad": 8, "ids": "mixed", "intermediate": 200},
+    "wide_tiles": {"top_k": 2, "hidden": 328, "intermediate": 200, "sms": 2},
     "long_rows_on_one_sm": {"tokens": 3, "top_k": 1, "hidden": 8, "intermediate": 1096, "sms": 1},
 }
 
