@@ -42,6 +42,11 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
     chosen |= static_cast<unsigned>(bytes >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
   return chosen;
 }
+// The low word of the 64 bits `high`, `low`, shifted by up to 31.
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned bits) {
+  const unsigned long long both = static_cast<unsigned long long>(high) << 32 | low;
+  return static_cast<unsigned>(both >> (bits & 31));
+}
 inline unsigned __float_as_uint(float x) {
   unsigned bits;
   memcpy(&bits, &x, sizeof(bits));
