@@ -838,7 +838,7 @@ BROKEN_KERNELS = [
     broken_epilogue(
         "second_half_of_ungated_columns_forgotten",
         {"wrong-result", "uninitialised"},
-        Edit(GENERAL, "if (args.gated) return;\n    WarpTile", "return;\n    WarpTile"),
+        Edit(GENERAL, "if (args.gated) return;\n    store_acc", "return;\n    store_acc"),
         gated=0,
     ),
     broken_epilogue(
