@@ -14,11 +14,13 @@ from typing import Any
 import torch
 
 from torch_sm80moe import _settings
+from torch_sm80moe._options import WEIGHT_FORMATS
 from torch_sm80moe._schemas import NAMESPACE, SCHEMAS
 
 EXTENSION = Path(__file__).with_name("_C.so")
 
-TACTIC_COLUMNS = (
+# A tactic's sizes, then for each kind of weights the shared memory it takes: 0 if it has no kernel.
+TACTIC_SIZES = (
     "cta_m",
     "cta_n",
     "cta_k",
@@ -26,8 +28,8 @@ TACTIC_COLUMNS = (
     "warps_n",
     "warps_k",
     "stages",
-    "smem_bytes",
 )
+TACTIC_COLUMNS = (*TACTIC_SIZES, "16bit", *WEIGHT_FORMATS)
 
 # Whether this installation holds the CUDA kernels. It says nothing about the machine's GPU.
 HAS_KERNELS = EXTENSION.exists()

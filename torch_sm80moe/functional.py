@@ -657,14 +657,18 @@ def combine(
         raise
 
 
-def tactic_table() -> list[Tactic]:
+def tactic_table(weights: str = "16bit") -> list[Tactic]:
     """List the tactics that the installed kernels were compiled for.
+
+    Args:
+        weights: what the weights are: `"16bit"`, or a packed format, one of `"int8"`, `"int4"`,
+            `"fp8"`, `"mxfp4"` and `"w8a8"`. Ids mean the same for all.
 
     Returns:
         One `Tactic` a row, in the order of the ids; empty without CUDA kernels.
 
     Raises:
-        Nothing.
+        ValueError: `weights` is none of these.
 
     Behaviour:
         Reads a table on the host; no device is touched.
@@ -676,7 +680,10 @@ def tactic_table() -> list[Tactic]:
         >>> [tactic.id for tactic in tactic_table()] == list(range(len(tactic_table())))
         True
     """
-    return [Tactic(i, *row) for i, row in enumerate(_ops.tactic_table().tolist())]
+    sizes = len(_ops.TACTIC_SIZES)
+    column = sizes + _number("tactic_table", "weights", weights, _ops.TACTIC_COLUMNS[sizes:])
+    rows = enumerate(_ops.tactic_table().tolist())
+    return [Tactic(i, *row[:sizes], row[column]) for i, row in rows if row[column] > 0]
 
 
 def select_tactic(

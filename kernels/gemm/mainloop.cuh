@@ -65,7 +65,9 @@ class Mainloop {
   // block that is kASlots further on; the tallest have fewer slots than blocks.
   static constexpr bool kInPlace = Config::kMmasM >= 4;
   static constexpr int kABuffers = kInPlace ? 1 : 2;
-  static constexpr int kASlots = kInPlace && Config::kMmasM % 4 == 0 ? 4 : Config::kMmasM % 5 == 0 ? 5 : Config::kMmasM;
+  static constexpr int kASlots = kInPlace && Config::kMmasM % 4 == 0 ? 4
+                                 : Config::kMmasM % 5 == 0           ? 5
+                                                                     : Config::kMmasM;
 
   // Of so many blocks those whose activations are there before a step begins.
   static constexpr int ahead(int blocks) { return min_of(kASlots, blocks) - 1; }

@@ -13,8 +13,8 @@ constexpr double kShallowStage = 1.17;     // a barrier every 32 elements of dep
 constexpr double kFewWarps = 1.15;  // mma slowed down on an SM that holds fewer warps than these:
 constexpr int kWarpsForLatency = 8;
 constexpr double kRowsOfDecoding = 78;  // making fragments of packed weights: as mma of these rows
-constexpr double kTileUs = 0.1;     // finding a tile, its epilogue
-constexpr double kLastTiles = 0.2;  // of a tile's time, while other SMs have nothing left
+constexpr double kTileUs = 0.1;         // finding a tile, its epilogue
+constexpr double kLastTiles = 0.2;      // of a tile's time, while other SMs have nothing left
 constexpr double kUnevenSms = 0.2;  // reading slowed down by SMs that have a tile more than others
 constexpr double kStartUs = 5.2;    // the launch, the first loads
 
@@ -57,8 +57,8 @@ Work expert_work(const GemmShape& shape, const Tactic& t, double rows, bool few_
                           (few_warps ? kFewWarps : 1.0);
   const double computed_rows = blocks * rows_per_block;
   const double decoding_rows = is_packed ? tiles_m * t.warps_m * kRowsOfDecoding : 0;
-  const double mma_us = 2 * (computed_rows * slowdown + decoding_rows) * t.cta_n * depth /
-                        info.mma_flops_per_us;
+  const double mma_us =
+      2 * (computed_rows * slowdown + decoding_rows) * t.cta_n * depth / info.mma_flops_per_us;
   return {tiles_m * tiles_n, (mma_us + tiles_m * kTileUs) * tiles_n};
 }
 

@@ -20,7 +20,9 @@ struct DenseWeight {
   static constexpr int min_ctas(int) { return 0; }  // ptxas chooses
   static constexpr bool kHasGroupScales = false, kHasCodes = false;
   static constexpr uint32_t kNoCodeWord = 0;
-  static constexpr bool has_tactic(const Tactic& t) { return t.warps_n < 8 && (t.cta_k < 128 || t.warps_k > 1); }
+  static constexpr bool has_tactic(const Tactic& t) {
+    return t.warps_n < 8 && (t.cta_k < 128 || t.warps_k > 1);
+  }
 
   // Byte offset in the tile that this lane passes to load_fragments for rows [row, row + 16) at the
   // start of a row; SwizzledTile::advance moves it along the reduction.

@@ -142,8 +142,8 @@ class GroupReader {
       };
 #pragma unroll
       for (int i = 0; i < kColumnWords; ++i)
-        column_[i] = kSharesWords ? __byte_perm(word_of(2 * i), word_of(2 * i + 1), 0x5410)
-                                  : word_of(i);
+        column_[i] =
+            kSharesWords ? __byte_perm(word_of(2 * i), word_of(2 * i + 1), 0x5410) : word_of(i);
     }
   }
 

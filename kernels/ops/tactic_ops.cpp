@@ -1,6 +1,7 @@
 #include "ops/tactic_ops.h"
 
 #include <cstring>
+#include <iterator>
 #include <limits>
 
 #include "decode/decode.h"
@@ -31,18 +32,24 @@ gemm::GemmProblem checked_problem(const Checker& check, int64_t dtype, int64_t e
 }  // namespace
 
 Tensor tactic_table() {
-  constexpr int64_t kColumns = sizeof(gemm::Tactic) / sizeof(int) + 1;
+  // In the order of the formats' numbers. Of int8 in groups those tactics whose registers suffice.
+  constexpr WeightFormat kFormats[] = {WeightFormat::kDense, WeightFormat::kInt8,
+                                       WeightFormat::kInt4,  WeightFormat::kFp8,
+                                       WeightFormat::kMxfp4, WeightFormat::kInt8Rows};
+  constexpr int64_t kSizes = sizeof(gemm::Tactic) / sizeof(int);
+  constexpr int64_t kColumns = kSizes + std::size(kFormats);
   constexpr int64_t sizes[] = {gemm::kNumTactics, kColumns}, strides[] = {kColumns, 1};
   AtenTensorHandle handle = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(2, sizes, strides, aoti_torch_dtype_int32(),
                                                   aoti_torch_device_type_cpu(), 0, &handle));
   Tensor rows(handle);
-  const auto& table = gemm::launch_table_for(ElementType::kBFloat16, WeightFormat::kDense,
-                                             gemm::EpilogueKind::kStore);
   auto* row = static_cast<int32_t*>(rows.data_ptr());
   for (int id = 0; id < gemm::kNumTactics; ++id, row += kColumns) {
     std::memcpy(row, &gemm::kTactics[id], sizeof(gemm::Tactic));
-    row[kColumns - 1] = table.smem_bytes[id];
+    for (size_t i = 0; i < std::size(kFormats); ++i)
+      row[kSizes + i] =
+          gemm::launch_table_for(ElementType::kBFloat16, kFormats[i], gemm::EpilogueKind::kStore)
+              .smem_bytes[id];
   }
   return rows;
 }

@@ -195,5 +195,7 @@ def test_a_real_run(tmp_path):
         assert row["layers"] == row["layers_wanted"]
         kernels_us = sum(us for stage, us in row["stages_us"].items() if stage != "gaps")
         assert 0.3 * row["us"]["median"] < kernels_us < 1.5 * row["us"]["median"]
-        assert all(gemm["over_best"] >= 1 for gemm in row["tactics"].values())
+        # Of packed weights the selected tactic is timed apart.
+        least = 1 if row["format"] == "bf16" else 0.8
+        assert all(gemm["over_best"] >= least for gemm in row["tactics"].values())
         assert row["rivals"]["cublas loop"]["us"]["median"] > 0

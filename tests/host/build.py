@@ -104,18 +104,12 @@ def launch_tables() -> dict[str, str]:
     return tables
 
 
-def num_tactics() -> int:
-    """The rows of the tactic table, counted in its source."""
-    text = (KERNELS / "gemm" / "tactics.h").read_text()
-    rows = re.search(r"kTactics\[\] = \{(.*?)^\};", text, re.DOTALL | re.MULTILINE)
-    assert rows is not None
-    return len(re.findall(r"^\s*\{[\s\d,]+\}", rows[1], re.MULTILINE))
-
-
 # Those of int8 activations have a command of their own.
 INT8_TABLES = ("kInt8Rows", "kInt8RowGroups")
-# Tactics that packed weights have kernels of; the program's own list is compared with them.
-PACKED_TACTICS = (2, 3, 5)
+# Which tactics have kernels of which weights; the program's own list is compared with them.
+DENSE_TACTICS = tuple(range(9))
+PACKED_TACTICS = (3, 9, 10, 11)
+INT8_TACTICS = (2, 3, 5)
 
 
 def instances_of_tables() -> list[tuple[str, int]]:
@@ -134,8 +128,10 @@ def instances_of_16_bits() -> list[tuple[str, int]]:
 
 def _tactics_of(arguments: str) -> Iterable[int]:
     if "DenseWeight" in arguments:
-        return range(num_tactics())
-    return PACKED_TACTICS
+        return DENSE_TACTICS
+    if "Int8PairWeight" in arguments:
+        return INT8_TACTICS
+    return (*PACKED_TACTICS, 12) if "Int8Weight" in arguments else PACKED_TACTICS
 
 
 def kernel_names() -> set[str]:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.host.build import (
+    DENSE_TACTICS,
     INT8_TABLES,
-    PACKED_TACTICS,
+    INT8_TACTICS,
     instances_of_16_bits,
     launch_tables,
-    num_tactics,
 )
 from tests.host.hazards import EPILOGUE_OPTIONS, HAZARDS, Options
 from tests.host.running import run_ok
@@ -82,7 +82,7 @@ def test_options_of_the_epilogue(program: Path, seed: int, table: str, options: 
 
 
 @pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("tactic", range(num_tactics()))
+@pytest.mark.parametrize("tactic", DENSE_TACTICS)
 @pytest.mark.parametrize("table", ["kBf16Swiglu", "kFp16Swiglu"])
 def test_orders_of_gates_and_ups(
     program: Path, seed: int, table: str, tactic: int, order: int
@@ -104,7 +104,7 @@ INT8_OPTIONS: list[Options] = [
 
 
 @pytest.mark.parametrize("hazard", HAZARDS)
-@pytest.mark.parametrize("tactic", PACKED_TACTICS)
+@pytest.mark.parametrize("tactic", INT8_TACTICS)
 @pytest.mark.parametrize("table", INT8_TABLES)
 def test_int8_gemm(
     program: Path,

@@ -41,7 +41,9 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(
         _ops, "set_tuning", lambda rows, index: handed.update({index: rows.tolist()})
     )
-    monkeypatch.setattr(_ops, "tactic_table", lambda: torch.zeros(9, 8, dtype=torch.int32))
+    monkeypatch.setattr(
+        _ops, "tactic_table", lambda: torch.ones(9, len(_ops.TACTIC_COLUMNS), dtype=torch.int32)
+    )
     monkeypatch.setattr(_settings, "TUNING", None)
     monkeypatch.setattr(_settings, "CONFIG_HOME", tmp_path / "config")
     return handed

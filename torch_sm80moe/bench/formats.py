@@ -44,6 +44,14 @@ def multiplies_int8(name: str) -> bool:
     return scheme is not None and scheme.activation != "16bit"
 
 
+def kernel_weights(name: str) -> str:
+    """Return what `tactic_table` calls a format's weights."""
+    scheme = scheme_of(name)
+    if scheme is None:
+        return DENSE
+    return "w8a8" if multiplies_int8(name) else scheme.weight_format
+
+
 def unsuitable(model: Model, name: str) -> str | None:
     """Return why a model's sizes do not suit a format, or None if they do."""
     try:

@@ -10,7 +10,7 @@ import torch
 
 from torch_sm80moe import functional, functional_quantized
 from torch_sm80moe.bench import timing
-from torch_sm80moe.bench.formats import DENSE
+from torch_sm80moe.bench.formats import DENSE, kernel_weights
 from torch_sm80moe.bench.layer import Case, Weights
 from torch_sm80moe.bench.routings import Routing
 
@@ -38,7 +38,8 @@ def measure(case: Case, num_calls: int, loop: timing.Loop) -> dict[str, Any]:
             selected = functional.select_tactic(
                 rows, case.model.num_experts, n, k, epilogue=epilogue, dtype=case.x.dtype
             )
-        tried = dict.fromkeys((*(tactic.id for tactic in functional.tactic_table()), selected))
+        table = functional.tactic_table(kernel_weights(case.format))
+        tried = dict.fromkeys((*(tactic.id for tactic in table), selected))
         us = {tactic: us for tactic in tried if (us := _time(gemms, tactic, loop)) is not None}
         best = min(us.keys() - {_UNFORCED}, key=lambda tactic: us[tactic])
         over = us[selected] / us[best]

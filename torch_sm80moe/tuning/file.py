@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from torch_sm80moe import _ops, _options, _shapes
+from torch_sm80moe import _options, _shapes, functional
 from torch_sm80moe._build import build_info
 from torch_sm80moe._version import __version__
 
@@ -77,7 +77,7 @@ class Tuning:
             raise TuningError(
                 f"must be measured with these kernels, got others of version {self.version}"
             )
-        last = _ops.tactic_table().size(0) - 1
+        last = len(functional.tactic_table()) - 1
         worst = max((tactic for times in self.times.values() for tactic in times), default=0)
         if worst > last:
             raise TuningError(f"must name tactics up to {last}, got {worst}")

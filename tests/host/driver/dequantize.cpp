@@ -45,7 +45,8 @@ template <class T>
 void check_int4() {
   for (unsigned code = 0; code < 16; ++code)
     for (unsigned zero = 0; zero < 16; ++zero) {
-      const uint32_t pair = nibble_pair<T>(word_of(code, 15 - code, 4), integers_below<T>(zero * 0x00010001));
+      const uint32_t pair =
+          nibble_pair<T>(word_of(code, 15 - code, 4), integers_below<T>(zero * 0x00010001));
       expect<T>("int4", code, pair, int(code) - int(zero), 15 - int(code) - int(zero));
     }
 }

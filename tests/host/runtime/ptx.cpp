@@ -4,6 +4,7 @@
 #include <cuda_fp16.h>
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -94,6 +95,12 @@ void run_lop3(const Call& call) {
     result |= static_cast<uint32_t>(call.value(4) >> row & 1) << bit;
   }
   set(call.element(0, 0), result);
+}
+
+// rcp.approx.ftz.f32 d, a
+void run_reciprocal(const Call& call) {
+  const float x = float_of(call.element(1, 0));
+  set(call.element(0, 0), 1 / (std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0f, x) : x));
 }
 
 // cp.async.{ca,cg}.shared.global [dst], [src], bytes{, bytes read or ignore-src}{, cache policy}
@@ -251,6 +258,7 @@ const struct {
     {"setp.eq.", run_set_if_equal},
     {"setp.ne.", run_set_if_equal},
     {"lop3.b32", run_lop3},
+    {"rcp.approx.ftz.f32", run_reciprocal},
     {"ld.shared.", run_load},
     {"cp.async.cg.shared.global", run_copy},
     {"cp.async.ca.shared.global", run_copy},

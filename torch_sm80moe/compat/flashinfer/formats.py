@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from torch_sm80moe import _ops, _shapes, functional
+from torch_sm80moe import _shapes, functional
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ _SIXTEEN_BIT = WeightFormat(
     layer=functional.fused_moe,
     layer_out=functional.fused_moe_out,
     gemm=functional.grouped_gemm,
-    num_tactics=_ops.tactic_table().size(0),
+    num_tactics=len(functional.tactic_table()),
 )
 _FORMATS = {torch.float16: _SIXTEEN_BIT, torch.bfloat16: _SIXTEEN_BIT}
 
