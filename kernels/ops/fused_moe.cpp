@@ -67,10 +67,14 @@ void check_dense_weights(const Checker& check, const Layer& layer) {
   check.shape("w13", w13, {"E", layer.options.gated ? "2I" : "I", hidden_states.size(1)});
   check.shape("w2", w2, {w13.size(0), hidden_states.size(1), w13.size(1) / layer.gates()});
   check.num_experts("w13", w13.size(0));
-  check.rows("w13", w13);
-  check.rows("w2", w2);
-  check.same_device("w13", w13, "hidden_states", hidden_states);
-  check.same_device("w2", w2, "hidden_states", hidden_states);
+}
+
+// Once the sizes are right: a row of a wrong size has a wrong stride, too.
+void check_dense_rows(const Checker& check, const Layer& layer) {
+  check.rows("w13", layer.w13);
+  check.rows("w2", layer.w2);
+  check.same_device("w13", layer.w13, "hidden_states", layer.hidden_states);
+  check.same_device("w2", layer.w2, "hidden_states", layer.hidden_states);
 }
 
 void check_packed_weights(const Checker& check, const Layer& layer) {
@@ -105,6 +109,7 @@ void check_layer(const Checker& check, const Layer& layer) {
   check.at_least_one_column("topk_ids", topk_ids);
   check.num_rows("topk_ids", topk_ids.numel());
   check.rows("hidden_states", hidden_states);
+  if (packed == nullptr) check_dense_rows(check, layer);
   check.contiguous_last_dimension("topk_weights", topk_weights);
   check.contiguous_last_dimension("topk_ids", topk_ids);
   check.same_device("topk_weights", topk_weights, "hidden_states", hidden_states);
