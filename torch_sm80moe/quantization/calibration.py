@@ -93,8 +93,7 @@ def _quantile(values: torch.Tensor, counts: torch.Tensor, share: float) -> float
 
 def _squared_error(seen: Histogram, activation: StaticActivation) -> float:
     values, counts = seen.used_bins()
-    stored = (values / activation.scale).round() + activation.zero_point
-    again = (stored.clamp(-128, 127) - activation.zero_point) * activation.scale
+    again = activation.dequantize(activation.quantize(values))
     return float(((again - values).square() * counts).sum())
 
 

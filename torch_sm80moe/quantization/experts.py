@@ -40,12 +40,17 @@ class StaticActivation:
 
     def quantize(self, values: torch.Tensor) -> torch.Tensor:
         """Return the int8 of values: the nearest, ties to even; outside the range, its end."""
-        stored = (values.float() / self.scale).round() + self.zero_point
+        stored = divide(values.float(), self.scale).round() + self.zero_point
         return stored.clamp(-128, 127).to(torch.int8)
 
     def dequantize(self, stored: torch.Tensor) -> torch.Tensor:
         """Return the float32 values of int8."""
         return (stored.float() - self.zero_point) * self.scale
+
+
+def divide(values: torch.Tensor, divisor: float) -> torch.Tensor:
+    """Return correctly rounded quotients: torch multiplies by the inverse of a number on CUDA."""
+    return values / values.new_full((), divisor)
 
 
 def store_range(low: float, high: float) -> StaticActivation:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from torch_sm80moe.quantization.experts import QuantizedExperts, StaticActivation
+from torch_sm80moe.quantization.experts import QuantizedExperts, StaticActivation, divide
 from torch_sm80moe.quantization.scheme import PER_TENSOR, QuantScheme
 from torch_sm80moe.quantization.weights import (
     E2M1_VALUES,
@@ -216,13 +216,13 @@ def _store(units: torch.Tensor, ends: _Ends, scheme: QuantScheme) -> _Stored:
 
 
 def _scale(extent: torch.Tensor, steps: float) -> torch.Tensor:
-    return torch.where(extent > 0, (extent / steps).clamp(min=_SMALLEST_SCALE), 1.0)
+    return torch.where(extent > 0, divide(extent, steps).clamp(min=_SMALLEST_SCALE), 1.0)
 
 
 def _store_mxfp4(units: torch.Tensor, ends: _Ends) -> _Stored:
     largest = ends.largest
     # largest / 6 is mantissa * 2 ** exponent with a mantissa from 0.5 up to 1, not included.
-    mantissa, exponent = torch.frexp(largest / E2M1_MAX)
+    mantissa, exponent = torch.frexp(divide(largest, E2M1_MAX))
     exponent = torch.where(mantissa == 0.5, exponent - 1, exponent)
     exponent = torch.where(largest > 0, exponent, 0)
     scale = (exponent.clamp(-E8M0_BIAS, _LARGEST_EXPONENT) + E8M0_BIAS).to(torch.uint8)
