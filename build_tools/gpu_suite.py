@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -66,12 +67,14 @@ class Suite:
 
     def run(self, output: Path, *command: str, **variables: str) -> int:
         """Run a command that imports the package from the wheel; returns its exit code."""
-        print("+", " ".join(command), flush=True)
         environment = {**os.environ, "PYTHONPATH": str(self.folder / "site"), **variables}
+        start = time.monotonic()
         with output.open("w") as file:
-            return subprocess.run(
+            code = subprocess.run(
                 command, cwd=self.folder, env=environment, stdout=file, stderr=subprocess.STDOUT
             ).returncode
+        print(f"+ {' '.join(command)} # {time.monotonic() - start:.0f} s", flush=True)
+        return code
 
     def build_info(self) -> dict[str, object]:
         """What the build wrote into the wheel."""

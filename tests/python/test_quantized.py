@@ -26,6 +26,8 @@ from torch_sm80moe import (
 from torch_sm80moe.quantization import PackedWeight, QuantizedWeight, QuantScheme, pack
 
 DTYPES = [torch.float16, torch.bfloat16]
+# The sanitizers look at addresses and barriers, which do not know the dtype.
+ONE_SANITIZED_DTYPE = [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.sanitizer)]
 EPILOGUES = ["none", "swiglu", "gated", "ungated"]
 OPERATORS = torch.ops.sm80moe
 # One a kernel, and one a way of sharing scales.
@@ -261,8 +263,7 @@ def test_a_weight_of_another_depth():
 
 
 @pytest.mark.gpu
-@pytest.mark.sanitizer
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", ONE_SANITIZED_DTYPE, ids=str)
 @pytest.mark.parametrize("name", SOME_SCHEMES)
 def test_every_tactic(name, dtype, cuda):
     """They differ in speed alone: a row's bits are the same by all of them."""
@@ -317,8 +318,7 @@ DECODE_SCHEMES = [*SOME_SCHEMES, "w8a16-g32", "w8a16-g128-asym", "w4a16-g32", "w
 
 
 @pytest.mark.gpu
-@pytest.mark.sanitizer
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", ONE_SANITIZED_DTYPE, ids=str)
 @pytest.mark.parametrize("name", DECODE_SCHEMES)
 def test_few_rows(name, dtype, cuda):
     """Kernels of their own, with and without options."""
