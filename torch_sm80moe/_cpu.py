@@ -293,7 +293,7 @@ def _int8_product(
         zero = 0 if w.input is None else w.input[1].double()
         sums = (values.double() - zero) @ stored[:, columns].T
         total += scale[:, None] * sums.float()
-    return total * w.scale[expert].T
+    return total * w.scale[expert].flatten()  # of the rows in their order: a row has one
 
 
 def _packed_layer(

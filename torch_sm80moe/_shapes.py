@@ -420,7 +420,8 @@ def _unpacked(
     groups = -(-k // w.group_size) if w.group_size else 1
     scale_name, codes_name = f"{name}_scale", f"{name}_codes"
     _require_dtype(op, scale_name, w.scale, (torch.float32,))
-    _require_shape(op, scale_name, w.scale, (num_experts, n, 1 if is_mxfp4 else groups))
+    octets = -(-n // 8)  # of rows whose scales, and words of codes, lie side by side
+    _require_shape(op, scale_name, w.scale, (num_experts, octets, 1 if is_mxfp4 else groups, 8))
     if w.format_name == "fp8" and w.codes is not None:
         raise ValueError(f"{op}: {codes_name} must be None for fp8, got a tensor")
     _require_input(op, name, w, k, leader, leader_name)
@@ -429,7 +430,7 @@ def _unpacked(
     tensors = {name: w.values, scale_name: w.scale}
     if w.codes is not None:
         _require_dtype(op, codes_name, w.codes, (torch.uint8,))
-        _require_shape(op, codes_name, w.codes, (num_experts, n, -(-groups // 4) * 4))
+        _require_shape(op, codes_name, w.codes, (num_experts, octets, -(-groups // 4), 8, 4))
         tensors[codes_name] = w.codes
     for tensor_name, tensor in tensors.items():
         _require_contiguous(op, tensor_name, tensor)

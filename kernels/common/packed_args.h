@@ -28,16 +28,19 @@ constexpr int weight_bits(WeightFormat format) {
   return format == WeightFormat::kInt4 || format == WeightFormat::kMxfp4 ? 4 : 8;
 }
 
-// Column c of the result has weight row c * row_step, and if it is gated the up row, up_rows
-// further on.
+// Rows whose scales, and whose words of codes, are next to each other.
+inline constexpr int kRowsSideBySide = 8;
+
+// Column c of the result has weight row first_row + c * row_step, and if it is gated the up row,
+// up_rows further on.
 struct PackedArgs {
   WeightFormat format;
-  const float* scale;    // [num_experts, n, groups]: where the first column's row begins
-  const uint8_t* codes;  // [num_experts, n, code_bytes], likewise, or null
-  int row_step, up_rows;
+  const float* scale;     // [num_experts, n / 8, groups, 8]; see packed_words.cuh
+  const uint32_t* codes;  // [num_experts, n / 8, code_words, 8], of four groups each, or null
+  int first_row, row_step, up_rows;
   int groups;       // scales of a row
   int group_shift;  // a group is 1 << group_shift weights of a row; 31 for all of it
-  int code_bytes;   // of a row, a multiple of 4
+  int code_words;   // of a row
 };
 
 }  // namespace sm80moe

@@ -95,7 +95,8 @@ class GateUp {
   SM80MOE_DEVICE int64_t second_row() const { return args_.w13_second_row; }
   SM80MOE_DEVICE const PackedArgs& packed() const { return args_.w13_packed; }
   SM80MOE_DEVICE int packed_row(int expert, int column) const {
-    return expert * (2 * num_columns()) + column * args_.w13_packed.row_step;
+    const PackedArgs& packed = args_.w13_packed;
+    return expert * (2 * num_columns()) + packed.first_row + column * packed.row_step;
   }
   SM80MOE_DEVICE const uint4* activations(int pair) const {
     return chunks_at(args_.hidden_states, groups_.token_of(pair) * args_.hidden_states_row_stride);

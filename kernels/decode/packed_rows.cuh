@@ -2,6 +2,7 @@
 // Rows of packed weights. A chunk of them meets two or four of activations, which are read through
 // L1, before the chunk is there: shared memory is for what DRAM sends.
 
+#include "common/packed_words.cuh"
 #include "common/stored_numbers.cuh"
 #include "decode/row_stream.cuh"
 
@@ -44,22 +45,22 @@ struct PackedRows {
     template <class Work>
     SM80MOE_DEVICE void begin_tile(const Work& work, int expert, int column, int) {
       const PackedArgs& packed = work.packed();
-      const int64_t row = work.packed_row(expert, column);
+      const int first = work.packed_row(expert, column), second = first + packed.up_rows;
       const int lane = lane_index();
-      first_scale_ = packed.scale + row * packed.groups;
-      second_scale_ = first_scale_ + int64_t{packed.up_rows} * packed.groups;
+      first_scale_ = packed.scale + first_word(first, packed.groups);
+      second_scale_ = packed.scale + first_word(second, packed.groups);
       copies_scales_ = lane % quad_lanes_of_group(packed) == 0;
       copies_codes_ = has_codes(packed) && lane % 4 == 0;
       if (!copies_codes_) return;
-      first_codes_ = packed.codes + row * packed.code_bytes;
-      second_codes_ = first_codes_ + int64_t{packed.up_rows} * packed.code_bytes;
+      first_codes_ = packed.codes + first_word(first, packed.code_words);
+      second_codes_ = packed.codes + first_word(second, packed.code_words);
     }
     template <class Work>
     SM80MOE_DEVICE void copy(const Work& work, Step& step, int chunk, bool has_weights) const {
       const int lane = lane_index(), group = group_of(work.packed(), chunk);
       if (Numbers::kHasGroupScales && copies_scales_) copy_scales(step, group, has_weights);
       if (!Numbers::kHasCodes || !copies_codes_) return;
-      const int word = group & ~3;
+      const int word = to_word(group / 4);
       ptx::cp_async_4(ptx::shared_address(&step.first_codes[lane]), first_codes_ + word,
                       has_weights);
       ptx::cp_async_4(ptx::shared_address(&step.second_codes[lane]), second_codes_ + word,
@@ -72,13 +73,13 @@ struct PackedRows {
 
    private:
     SM80MOE_DEVICE void copy_scales(Step& step, int group, bool valid) const {
-      const int lane = lane_index();
-      ptx::cp_async_4(ptx::shared_address(&step.first_scale[lane]), first_scale_ + group, valid);
-      ptx::cp_async_4(ptx::shared_address(&step.second_scale[lane]), second_scale_ + group, valid);
+      const int lane = lane_index(), word = to_word(group);
+      ptx::cp_async_4(ptx::shared_address(&step.first_scale[lane]), first_scale_ + word, valid);
+      ptx::cp_async_4(ptx::shared_address(&step.second_scale[lane]), second_scale_ + word, valid);
     }
 
     const float *first_scale_, *second_scale_;  // of this lane's rows, their first groups'
-    const uint8_t *first_codes_, *second_codes_;
+    const uint32_t *first_codes_, *second_codes_;
     bool copies_scales_, copies_codes_;
   };
 

@@ -29,8 +29,9 @@ SM80MOE_DEVICE void scale_columns(const GroupedGemmArgs& args, const TileColumns
                                   const WarpTile& tile,
                                   float (&acc)[Config::kMmasM][Config::kMmasN][4]) {
   const PackedArgs& packed = args.packed;
-  for_each_column<Config, Columns>(args, columns, tile, [&](int64_t row, int mma, int i) {
-    const float scale = packed.scale[(row + 1) * packed.groups - 1] / Weight::kUnit;
+  for_each_column<Config, Columns>(args, columns, tile, [&](int row, int mma, int i) {
+    const int64_t last = first_word(row, packed.groups) + to_word(packed.groups - 1);
+    const float scale = packed.scale[last] / Weight::kUnit;
 #pragma unroll
     for (int block = 0; block < Config::kMmasM; ++block) {
       acc[block][mma][i] *= scale;

@@ -105,7 +105,7 @@ struct Int8Epilogue : GeneralEpilogue {
   SM80MOE_DEVICE static void subtract_zeros(const GroupedGemmArgs& args, const TileColumns& columns,
                                             const WarpTile& tile,
                                             int32_t (&sums)[Config::kMmasN][4]) {
-    const auto* w_sums = reinterpret_cast<const int32_t*>(args.packed.codes);
+    const auto* w_sums = reinterpret_cast<const int32_t*>(args.packed.codes);  // a word a row
     if (w_sums == nullptr) return;
     const int zero_point = static_cast<int>(args.int8.range->zero_point);
     for_each_column<Config, Of<Config>>(args, columns, tile, [&](int w_row, int mma, int i) {

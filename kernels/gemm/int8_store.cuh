@@ -76,7 +76,7 @@ class Int8Store {
       store_row(args, tile, quantizer, acc, half);
       const int row = tile.row(0, half);
       if (stores_scale && row < tile.row_end)
-        args.int8.out_scale[int64_t{row} * args.int8.out_groups + tile.col0 / kInt8Group] =
+        args.int8.out_scale[tile.col0 / kInt8Group * int64_t{args.num_rows} + row] =
             quantizer.scale;
     }
   }

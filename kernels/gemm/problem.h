@@ -21,14 +21,14 @@ enum class Int8Output { k16Bit, kInt8Groups, kInt8Fixed };
 // What stands beside int8 activations. The scales of weight rows are with the packed weights; so,
 // as codes of four bytes, are the sums of weight rows, if activations have a zero point.
 struct Int8Args {
-  const float* row_scale;    // [num_source_rows] or [num_source_rows, groups]
+  // [num_source_rows], or of groups [groups, num_source_rows]: a tile reads those of many rows.
+  const float* row_scale;
   int64_t row_scale_stride;  // from one row to the next; 0: all have the same
   const Int8Range* range;    // of all activations, or null
   bool is_bfloat16;          // the 16-bit type, of biases too
   Int8Output output;
   int out_stride;              // int8_row_bytes(columns)
-  int out_groups;              // int8_groups(columns)
-  float* out_scale;            // [num_rows, out_groups]
+  float* out_scale;            // [int8_groups(columns), num_rows]
   const Int8Range* out_range;  // or null
 };
 

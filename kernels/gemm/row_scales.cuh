@@ -41,7 +41,7 @@ class RowScaleLoader {
       if (threadIdx.x >= Tile::kWords) return;
       const int group = k0 * 2 / kInt8Group + threadIdx.x / Config::kCtaM;
       const uint32_t valid = row_ != kNoRow && group * (kInt8Group / 2) < args.k;
-      const float* scale = args.int8.row_scale + row_ * args.int8.row_scale_stride + group;
+      const float* scale = args.int8.row_scale + int64_t{group} * args.num_source_rows + row_;
       ptx::cp_async_4(tile + threadIdx.x * 4, scale, valid);
     }
   }

@@ -6,6 +6,7 @@
 // units, so that weights meet the tensor cores as the exact numbers that are stored, and scales
 // fp32 sums. The last group's scale is left for the epilogue.
 
+#include "common/packed_words.cuh"
 #include "common/ptx.cuh"
 #include "common/warp.cuh"
 #include "gemm/column_order.cuh"
@@ -13,11 +14,12 @@
 
 namespace sm80moe::gemm {
 
-// The weight row, counted over all experts from the first column's, of a column or of its up row.
+// The weight row, counted over all experts, of a column or of its up row.
 SM80MOE_DEVICE int packed_row(const GroupedGemmArgs& args, const TileColumns& columns, int expert,
                               int column, bool is_up) {
-  const int row = (column + is_up * columns.up) * args.packed.row_step;
-  return expert * args.n + row + is_up * args.packed.up_rows;
+  const PackedArgs& packed = args.packed;
+  const int row = packed.first_row + (column + is_up * columns.up) * packed.row_step;
+  return expert * args.n + row + is_up * packed.up_rows;
 }
 
 // Groups are whole slices. A weight row's words of a stage: of each slice the scale of the group
@@ -57,9 +59,9 @@ class GroupLoader {
   using Tile = GroupTile<Config, Weight>;
   static_assert(Tile::kWords == 0 || Config::kCtaN <= Config::kThreads);
 
-  // `row` is the weight row that lies in this thread's tile row, counted over all experts from that
-  // of the first gate, before which an up row may be; or kNoRow.
-  static constexpr int kNoRow = INT32_MIN;
+  // `row` is the weight row that lies in this thread's tile row, counted over all experts, or
+  // kNoRow.
+  static constexpr int kNoRow = -1;
   SM80MOE_DEVICE void enter_row(int row) { row_ = row; }
 
   // Copies what the stage at depth k0, of `end`, needs; zeros where there is no row.
@@ -73,15 +75,16 @@ class GroupLoader {
       for (int slice = 0; slice < slices; ++slice) {
         const int k = k0 + slice * Tile::kSliceDepth;
         if (!changes_units(args, k, end)) continue;
-        const float* scale = args.scale + int64_t{row_} * args.groups + (k >> args.group_shift);
-        ptx::cp_async_4(tile + Tile::offset(2 * slice, tile_row), scale - 1, live);
+        const float* scale =
+            args.scale + first_word(row_, args.groups) + to_word(k >> args.group_shift);
+        ptx::cp_async_4(tile + Tile::offset(2 * slice, tile_row), scale - to_word(1), live);
         ptx::cp_async_4(tile + Tile::offset(2 * slice + 1, tile_row), scale, live);
       }
     }
     if constexpr (Weight::kHasCodes) {
       if (args.codes == nullptr) return;
-      const uint8_t* codes =
-          args.codes + int64_t{row_} * args.code_bytes + (k0 >> args.group_shift & ~3);
+      const uint32_t* codes =
+          args.codes + first_word(row_, args.code_words) + to_word(k0 >> args.group_shift >> 2);
       ptx::cp_async_4(tile + Tile::offset(Tile::kCodeWord, tile_row), codes, live);
     }
   }

@@ -258,7 +258,6 @@ gemm::GroupedGemmArgs first_int8_gemm(const Chunk& chunk, const Workspace& work,
   set_int8_rows(args, first_int8(chunk, work), int8_range(packed.w13.input), type);
   const Int8Rows out = second_int8(chunk, work);
   args.int8.out_stride = static_cast<int>(out.row_bytes());
-  args.int8.out_groups = static_cast<int>(out.groups);
   args.int8.out_scale = out.scale();
   args.int8.out_range = int8_range(packed.w2.input);
   args.int8.output = packed.w2.input ? gemm::Int8Output::kInt8Fixed : gemm::Int8Output::kInt8Groups;

@@ -32,7 +32,7 @@ void set_int8_rows(gemm::GroupedGemmArgs& args, const Int8Rows& rows, const Int8
                    ElementType type) {
   set_activations(args, rows.memory, rows.num_rows, rows.row_bytes() / 2);  // in pairs
   args.int8.row_scale = range != nullptr ? &range->scale : rows.scale();
-  args.int8.row_scale_stride = range != nullptr ? 0 : rows.groups;
+  args.int8.row_scale_stride = range != nullptr ? 0 : 1;
   args.int8.range = range;
   args.int8.is_bfloat16 = type == ElementType::kBFloat16;
 }

@@ -19,7 +19,7 @@ inline const Int8Range* int8_range(const std::optional<Tensor>& t) {
 void check_int8_range(const Checker& check, const char* name, const std::optional<Tensor>& range,
                       const char* leader_name, const Tensor& leader);
 
-// Rows of int8_row_bytes(num_columns), then their scales: each a number, or one for every group.
+// Rows of int8_row_bytes(num_columns), then their scales, [groups, num_rows].
 // The memory is aligned to 16 bytes.
 struct Int8Rows {
   void* memory;

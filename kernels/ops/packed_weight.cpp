@@ -10,12 +10,10 @@ namespace {
 // In the order of _options.WEIGHT_FORMATS.
 enum class StoredFormat { kInt8, kInt4, kFp8, kMxfp4, kW8A8 };
 constexpr int64_t kNumFormats = 5;
-constexpr int64_t kChunkBytes = 16, kCodesMultiple = 4;
+constexpr int64_t kChunkBytes = 16, kCodesOfWord = 4;
 constexpr int64_t kMxfp4Group = 32;
 
-int64_t round_up(int64_t size, int64_t multiple) {
-  return (size + multiple - 1) / multiple * multiple;
-}
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 StoredFormat stored_format(const PackedScheme& scheme) {
   return static_cast<StoredFormat>(scheme.weight_format);
@@ -26,7 +24,7 @@ int64_t bits(StoredFormat format) {
 }
 
 int64_t num_groups(const PackedScheme& scheme, int64_t k) {
-  return scheme.group_size == 0 ? 1 : (k + scheme.group_size - 1) / scheme.group_size;
+  return scheme.group_size == 0 ? 1 : ceil_div(k, scheme.group_size);
 }
 
 void check_scheme(const Checker& check, const PackedScheme& scheme) {
@@ -93,7 +91,7 @@ void check_packed(const Checker& check, const std::string& name, const Tensor& v
   check_scheme(check, packed.scheme);
   const StoredFormat format = stored_format(packed.scheme);
   const std::string scale_name = name + "_scale", codes_name = name + "_codes";
-  const int64_t row_bytes = round_up(k * bits(format), 8 * kChunkBytes) / 8;
+  const int64_t row_bytes = ceil_div(k * bits(format), 8 * kChunkBytes) * kChunkBytes;
   check.dtype(name.c_str(), values, {ScalarType::Byte});
   check.shape(name.c_str(), values, {"E", "N", row_bytes});
   check.num_experts(name.c_str(), values.size(0));
@@ -106,8 +104,9 @@ void check_packed(const Checker& check, const std::string& name, const Tensor& v
   const bool is_mxfp4 = format == StoredFormat::kMxfp4;
   const int64_t groups = num_groups(packed.scheme, k);
   check.dtype(scale_name.c_str(), packed.scale, {ScalarType::Float});
+  const int64_t octets = ceil_div(values.size(1), kRowsSideBySide);
   check.shape(scale_name.c_str(), packed.scale,
-              {values.size(0), values.size(1), is_mxfp4 ? 1 : groups});
+              {values.size(0), octets, is_mxfp4 ? 1 : groups, kRowsSideBySide});
   check.contiguous(scale_name.c_str(), packed.scale);
   check.same_device(scale_name.c_str(), packed.scale, leader_name, leader);
 
@@ -117,8 +116,9 @@ void check_packed(const Checker& check, const std::string& name, const Tensor& v
   if (is_mxfp4 && !packed.codes) check.fail(codes_name, " must be a tensor for mxfp4, got None");
   if (!packed.codes) return;
   check.dtype(codes_name.c_str(), *packed.codes, {ScalarType::Byte});
-  check.shape(codes_name.c_str(), *packed.codes,
-              {values.size(0), values.size(1), round_up(groups, kCodesMultiple)});
+  check.shape(
+      codes_name.c_str(), *packed.codes,
+      {values.size(0), octets, ceil_div(groups, kCodesOfWord), kRowsSideBySide, kCodesOfWord});
   check.contiguous(codes_name.c_str(), *packed.codes);
   check.aligned(codes_name.c_str(), *packed.codes);
   check.same_device(codes_name.c_str(), *packed.codes, leader_name, leader);
@@ -128,12 +128,12 @@ PackedArgs packed_args(const PackedWeight& packed, const ColumnRows& rows) {
   PackedArgs args{};
   args.format = packed_format(packed);
   args.groups = static_cast<int>(packed.scale.size(2));
-  args.scale = static_cast<const float*>(packed.scale.data_ptr()) + rows.first * args.groups;
+  args.scale = static_cast<const float*>(packed.scale.data_ptr());
   if (packed.codes) {
-    args.code_bytes = static_cast<int>(packed.codes->size(2));
-    args.codes =
-        static_cast<const uint8_t*>(packed.codes->data_ptr()) + rows.first * args.code_bytes;
+    args.code_words = static_cast<int>(packed.codes->size(2));
+    args.codes = static_cast<const uint32_t*>(packed.codes->data_ptr());
   }
+  args.first_row = static_cast<int>(rows.first);
   args.row_step = static_cast<int>(rows.step);
   args.up_rows = static_cast<int>(rows.second);
   args.group_shift = group_shift(packed.scheme.group_size);

@@ -480,6 +480,12 @@ BROKEN_KERNELS = [
         n=264,
     ),
     broken_int8(
+        "scales_of_groups_a_row_apart",
+        Edit("gemm/row_scales.cuh", "int64_t{group} * args.num_source_rows", "group"),
+        {"wrong-result"},
+        table="kInt8RowGroups",
+    ),
+    broken_int8(
         "scales_of_the_first_group_for_all",
         Edit(GROUP_SUMS, "load_scales(scale, group, block);", "load_scales(scale, 0, block);"),
         {"wrong-result"},
@@ -541,28 +547,28 @@ BROKEN_KERNELS = [
         group=64,
     ),
     broken_packed(
-        "units_changed_one_group_late",
-        Edit(WEIGHT_GROUPS, "Tile::offset(slice + 1, row)", "Tile::offset(slice, row)"),
+        "units_of_the_group_before",
+        Edit(WEIGHT_GROUPS, "offset(2 * slice + 1, row)", "offset(2 * slice, row)"),
         "kBf16Fp8",
         group=32,
     ),
     broken_packed(
         "zero_points_of_the_stage_before",
-        Edit(WEIGHT_GROUPS, "const int byte = k >> args_.packed.group_shift & 3;", "int byte = 0;"),
+        Edit(WEIGHT_GROUPS, "(k >> args_.packed.group_shift & 3) * 0x0101", "0"),
         "kFp16Int4",
         group=32,
         zero_points=1,
     ),
     broken_packed(
         "exponents_copied_for_gates_alone",
-        Edit(WEIGHT_GROUPS, "+ is_up * args.packed.up_rows", ""),
+        Edit(WEIGHT_GROUPS, "+ is_up * packed.up_rows", ""),
         "kBf16Mxfp4",
         group=32,
         gated=1,
     ),
     broken_packed(
-        "up_row_before_the_first_gate_forgotten",
-        Edit(WEIGHT_GROUPS, "kNoRow = INT32_MIN;", "kNoRow = -1;"),
+        "gates_taken_for_the_first_rows",
+        Edit(WEIGHT_GROUPS, "packed.first_row + (column", "(column"),
         "kFp16Mxfp4",
         group=32,
         gated=1,
@@ -570,9 +576,15 @@ BROKEN_KERNELS = [
     ),
     broken_packed(
         "scale_of_the_first_group_at_the_end",
-        Edit("gemm/column_scale.cuh", "(row + 1) * packed.groups - 1", "row * packed.groups"),
+        Edit("gemm/column_scale.cuh", "to_word(packed.groups - 1)", "0"),
         "kFp16Fp8",
         group=128,
+    ),
+    broken_packed(
+        "scales_of_the_first_of_eight_rows",
+        Edit("common/packed_words.cuh", " + row % kRowsSideBySide", ""),
+        "kBf16Int4",
+        group=32,
     ),
     BrokenKernel(
         "weights_divided_by_one_lane_s_sum",
@@ -762,7 +774,7 @@ BROKEN_KERNELS = [
     ),
     broken_packed_decode(
         "second_row_with_the_scale_of_the_first",
-        Edit(PACKED_ROWS, "int64_t{packed.up_rows} * packed.groups", "0"),
+        Edit(PACKED_ROWS, "second = first + packed.up_rows", "second = first"),
         format="fp8",
         group=128,
     ),

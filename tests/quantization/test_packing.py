@@ -56,6 +56,21 @@ def test_packed_rows_mean_what_the_weight_means(name):
     assert actual.equal(weight.dequantize())
 
 
+def test_words_of_eight_rows_are_side_by_side():
+    """Nine rows of five groups: a second octet of one row, a second word of one code."""
+    scheme = QuantScheme.parse("w4a16-g32-asym")
+    values = torch.zeros(1, 9, 160, dtype=torch.int8)
+    number = torch.arange(1, 46).reshape(1, 9, 5)
+    packed = pack(QuantizedWeight(values, number.float(), (number % 16 - 8).to(torch.int8), scheme))
+    assert packed.scale.shape == (1, 2, 5, 8) and packed.codes.shape == (1, 2, 2, 8, 4)
+    for row in range(9):
+        for group in range(5):
+            octet, place, word, byte = row // 8, row % 8, group // 4, group % 4
+            assert packed.scale[0, octet, group, place] == 5 * row + group + 1
+            assert packed.codes[0, octet, word, place, byte] == (5 * row + group + 1) % 16
+    assert not packed.scale[0, 1, :, 1:].any() and not packed.codes[0, :, 1, :, 1:].any()
+
+
 def test_where_bytes_go():
     """The lanes of a quad hold k = 2t, 2t + 8, 2t + 1, 2t + 9, from the lowest byte up."""
     values = torch.arange(32, dtype=torch.int8).reshape(1, 1, 32)

@@ -23,7 +23,8 @@ from torch_sm80moe.quantization.weights import (
 Places = tuple[tuple[int, ...], ...]
 
 CHUNK_BYTES = 16
-_CODES_MULTIPLE = 4  # bytes: kernels copy the codes of four groups at a time
+_CODES_OF_WORD = 4  # kernels copy those of four groups at a time
+_ROWS_SIDE_BY_SIDE = 8  # whose scales, and words of codes, fill what memory is read by, 32 bytes
 _INT4_ZERO = 8  # int4 is stored as 0 to 15
 # Where in a half of a word lie the bits, the lowest first, of the small floats that share it: where
 # a 16-bit number wants them, or a shift away from there. 16 and more are in the word's other half.
@@ -42,11 +43,12 @@ class PackedWeight:
 
     Args:
         values: `[E, N, B]`, uint8: rows of whole chunks.
-        scale: `[E, N, G]`, float32: a scale for each group of a row, of which there is one unless
-            the scheme has groups or blocks. For mxfp4 a power of two for each row.
-        codes: `[E, N, C]`, uint8, a byte for each group, up to a multiple of four: zero points, or
-            for mxfp4 the groups' exponents, as steps below the row's largest from 254 down. For
-            static int8 activations the four bytes of each row's sum, an int32.
+        scale: `[E, ceil(N / 8), G, 8]`, float32: of eight rows a scale for each group, of which
+            there is one unless the scheme has groups or blocks. For mxfp4 a power of two a row.
+        codes: `[E, ceil(N / 8), ceil(G / 4), 8, 4]`, uint8: of eight rows the bytes of four groups
+            at a time, zero points, or for mxfp4 the groups' exponents, as steps below the row's
+            largest from 254 down. For static int8 activations, G = 1, the four bytes of each row's
+            sum, an int32.
         shape: E, N, K.
         scheme: what all this means.
 
@@ -140,23 +142,23 @@ def dequantize_rows(
     """Return float32 `[..., K]` of packed rows, as a kernel reads them.
 
     Args:
-        values: `[..., B]`, as in `PackedWeight`.
-        scale: `[..., G]`.
-        codes: `[..., C]` or None.
+        values: `[..., N, B]`, as in `PackedWeight`.
+        scale: `[..., ceil(N / 8), G, 8]`.
+        codes: `[..., ceil(N / 8), C, 8, 4]` or None.
         weight_format: one of `WEIGHT_FORMATS`.
         group_size: weights of a row that share a scale; 0 for all.
         k: K.
     """
-    stored = _unpack_rows(values, weight_format, k)
+    stored, n = _unpack_rows(values, weight_format, k), values.size(-2)
     group = torch.arange(k, device=values.device) // (group_size or k)
-    numbers = _numbers(stored, weight_format)
+    numbers, row_scale = _numbers(stored, weight_format), _of_rows(scale, n)
     if weight_format == "mxfp4":
         assert codes is not None
-        power = codes[..., group].to(torch.int32) - _MXFP4_POWER
-        return torch.ldexp(numbers.double(), power).mul(scale.double()).float()
+        power = _codes_of_rows(codes, n)[..., group].to(torch.int32) - _MXFP4_POWER
+        return torch.ldexp(numbers.double(), power).mul(row_scale.double()).float()
     if codes is not None and weight_format != "w8a8":
-        numbers = numbers - _numbers(codes[..., group], weight_format)
-    return numbers * scale[..., group]
+        numbers = numbers - _numbers(_codes_of_rows(codes, n)[..., group], weight_format)
+    return numbers * row_scale[..., group]
 
 
 def _format_name(scheme: QuantScheme) -> str:
@@ -261,34 +263,35 @@ def _pack_scales(weight: QuantizedWeight) -> tuple[torch.Tensor, torch.Tensor | 
     if weight.scheme.weight_format == "mxfp4":
         largest = weight.scale.amax(dim=-1, keepdim=True)
         scale = _power_of_two(largest.int() - E8M0_BIAS - 1)
-        return scale, _pad_codes(weight.scale + (_LARGEST_POWER - largest))
+        return _side_by_side(scale), _pack_codes(weight.scale + (_LARGEST_POWER - largest))
     scale, zero_point = weight.scale, weight.zero_point
     if weight.scheme.block is not None:
         scale = scale.repeat_interleave(weight.scheme.block[0], dim=1)[:, :n]
-    scale = scale.expand(num_experts, n, -1).contiguous()
+    scale = _side_by_side(scale.expand(num_experts, n, -1))
     if weight.scheme.activation == "int8_static":
         sums = weight.values.sum(dim=-1, keepdim=True, dtype=torch.int32)
-        return scale, sums.view(torch.uint8)
+        return scale, _pack_codes(sums.view(torch.uint8))
     if zero_point is None:
         return scale, None
     stored = _stored_from_values(zero_point, weight.scheme.weight_format)
-    return scale, _pad_codes(stored.expand(num_experts, n, -1))
+    return scale, _pack_codes(stored.expand(num_experts, n, -1))
 
 
 def _unpack_scales(packed: PackedWeight) -> tuple[torch.Tensor, torch.Tensor | None]:
-    scheme, (_, _, k) = packed.scheme, packed.shape
+    scheme, (_, n, k) = packed.scheme, packed.shape
+    row_scale = _of_rows(packed.scale, n)
     if scheme.weight_format == "mxfp4":
         assert packed.codes is not None
-        largest = torch.frexp(packed.scale.double()).exponent + E8M0_BIAS
-        codes = packed.codes[..., : k // MXFP4_GROUP_SIZE].int()
+        largest = torch.frexp(row_scale.double()).exponent + E8M0_BIAS
+        codes = _codes_of_rows(packed.codes, n)[..., : k // MXFP4_GROUP_SIZE].int()
         return (codes + largest - _LARGEST_POWER).to(torch.uint8), None
     rows = scheme.block[0] if scheme.block is not None else 1
     if scheme.group_size == PER_TENSOR:
-        rows = packed.shape[1]
-    scale = packed.scale[:, ::rows].contiguous()
+        rows = n
+    scale = row_scale[:, ::rows].contiguous()
     if packed.codes is None or scheme.symmetric:
         return scale, None
-    stored = packed.codes[:, ::rows, : scale.size(-1)].contiguous()
+    stored = _codes_of_rows(packed.codes, n)[:, ::rows, : scale.size(-1)].contiguous()
     return scale, _values_from_stored(stored, scheme.weight_format)
 
 
@@ -296,5 +299,25 @@ def _power_of_two(exponent: torch.Tensor) -> torch.Tensor:
     return torch.ldexp(torch.ones_like(exponent, dtype=torch.float64), exponent).float()
 
 
-def _pad_codes(codes: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.pad(codes, (0, -codes.size(-1) % _CODES_MULTIPLE)).contiguous()
+def _side_by_side(words: torch.Tensor) -> torch.Tensor:
+    """Return `[..., ceil(N / 8), W, 8]` of `[..., N, W]`; what no row has is zero."""
+    padding = (0, 0, 0, -words.size(-2) % _ROWS_SIDE_BY_SIDE)
+    octets = torch.nn.functional.pad(words, padding).unflatten(-2, (-1, _ROWS_SIDE_BY_SIDE))
+    return octets.transpose(-1, -2).contiguous()
+
+
+def _of_rows(words: torch.Tensor, n: int) -> torch.Tensor:
+    """Return `[..., N, W]`: the inverse of `_side_by_side`."""
+    return words.transpose(-1, -2).flatten(-3, -2)[..., :n, :]
+
+
+def _pack_codes(codes: torch.Tensor) -> torch.Tensor:
+    """Return `[..., ceil(N / 8), C, 8, 4]` of the bytes `[..., N, G]`."""
+    padded = torch.nn.functional.pad(codes, (0, -codes.size(-1) % _CODES_OF_WORD)).contiguous()
+    return _side_by_side(padded.view(torch.int32)).unsqueeze(-1).view(torch.uint8)
+
+
+def _codes_of_rows(codes: torch.Tensor, n: int) -> torch.Tensor:
+    """Return `[..., N, 4 * C]`, the codes of each row and zeros: the inverse of `_pack_codes`."""
+    words = codes.contiguous().view(torch.int32).squeeze(-1)
+    return _of_rows(words, n).contiguous().view(torch.uint8)

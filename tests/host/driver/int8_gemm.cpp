@@ -68,7 +68,7 @@ class Problem {
         out_groups_(static_cast<int>(sm80moe::int8_groups(out_n_))),
         a_("a", shape.num_source_rows(), shape.row_bytes(), shape.row_bytes()),
         w_("w", shape.num_experts() * shape.n, shape.row_bytes(), shape.row_bytes()),
-        a_scale_("a_scale", shape.num_source_rows(), groups_, groups_),
+        a_scale_("a_scale", groups_, shape.num_source_rows(), shape.num_source_rows()),
         w_scale_("w_scale", shape.num_experts() * shape.n),
         w_sums_("w_sums", shape.num_experts() * shape.n),
         ranges_("ranges", 2),
@@ -78,7 +78,7 @@ class Problem {
         tile_counter_("tile_counter", 1),
         out16_("out", is_int8() ? 0 : shape.num_rows(), out_n_, out_n_),
         out8_("out", is_int8() ? shape.num_rows() : 0, out_bytes_, out_bytes_),
-        out_scale_("out_scale", is_int8() ? shape.num_rows() : 0, out_groups_, out_groups_) {
+        out_scale_("out_scale", is_int8() ? out_groups_ : 0, shape.num_rows(), shape.num_rows()) {
     tile_counter_.set_flat(0, 0);
     ranges_.set_flat(0, {power_of_two(random), shape.fixed ? -37.0f : 0.0f});
     ranges_.set_flat(1, {2 * power_of_two(random), 21.0f});
@@ -91,7 +91,7 @@ class Problem {
       w_sums_.set_flat(row, sum);
     }
     for (int row = 0; row < shape.num_source_rows(); ++row) {
-      for (int group = 0; group < groups_; ++group) a_scale_.set(row, group, power_of_two(random));
+      for (int group = 0; group < groups_; ++group) a_scale_.set(group, row, power_of_two(random));
       for (int choice = 0; choice < num_choices(); ++choice)
         row_scale_.set(row, choice, static_cast<float>(short_fraction(random)));
     }
@@ -123,20 +123,19 @@ class Problem {
     args.epilogue = epilogue_.args(rows);
     args.row_scale = has_scale_ ? row_scale_.data() : nullptr;
     args.row_scale_stride = row_scale_.stride();
-    args.packed.scale = w_scale_.data() + rows.first;
+    args.packed.scale = w_scale_.data();
+    args.packed.first_row = rows.first;
     args.packed.row_step = rows.step;
     args.packed.up_rows = rows.second;
     args.packed.groups = 1;
-    if (shape_.fixed)
-      args.packed.codes = reinterpret_cast<const uint8_t*>(w_sums_.data() + rows.first);
-    args.packed.code_bytes = 4;
+    if (shape_.fixed) args.packed.codes = reinterpret_cast<const uint32_t*>(w_sums_.data());
+    args.packed.code_words = 1;
     args.int8.row_scale = shape_.fixed ? &ranges_.data()->scale : a_scale_.data();
-    args.int8.row_scale_stride = shape_.fixed ? 0 : groups_;
+    args.int8.row_scale_stride = shape_.fixed ? 0 : 1;
     args.int8.range = shape_.fixed ? ranges_.data() : nullptr;
     args.int8.is_bfloat16 = type_ == ElementType::kBFloat16;
     args.int8.output = shape_.output;
     args.int8.out_stride = out_bytes_;
-    args.int8.out_groups = out_groups_;
     args.int8.out_scale = out_scale_.data();
     args.int8.out_range = ranges_.data() + 1;
     return args;
@@ -207,7 +206,7 @@ class Problem {
     for (int k = 0; k < shape_.k; ++k) {
       const double scale = shape_.fixed
                                ? ranges_[0].scale
-                               : a_scale_.at(source, has_groups_ ? k / sm80moe::kInt8Group : 0);
+                               : a_scale_.at(has_groups_ ? k / sm80moe::kInt8Group : 0, source);
       sum += scale * (a_.at(source, k) - zero) * w_.at(at, k);
     }
     if (has_scale_) sum *= row_scale_.at(source, shape_.top_k ? pair % shape_.top_k : 0);
@@ -234,9 +233,9 @@ class Problem {
       double largest = std::ldexp(1.0, -119);
       for (int col = begin; col < end; ++col) largest = std::max(largest, std::fabs(wanted[col]));
       const double scale = fixed ? ranges_[1].scale : largest / 127;
-      if (!fixed && !(std::fabs(out_scale_.at(row, group) / scale - 1) < 1e-5))
+      if (!fixed && !(std::fabs(out_scale_.at(group, row) / scale - 1) < 1e-5))
         wrong_result(simt::format("  scale[%d, %d] must be %g, got %g", row, group, scale,
-                                  out_scale_.at(row, group)));
+                                  out_scale_.at(group, row)));
       for (int col = begin; col < end; ++col) {
         const double steps = std::clamp(wanted[col] / scale + zero, -128.0, 127.0);
         const int got = static_cast<int8_t>(out8_.at(row, col));

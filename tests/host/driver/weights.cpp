@@ -64,13 +64,13 @@ class PackedWeights : public Weights {
         group_shift_(shape.group ? std::ilogb(shape.group) : 31),
         groups_(((shape.k - 1) >> group_shift_) + 1),
         scales_a_row_(format == WeightFormat::kMxfp4 ? 1 : groups_),
-        code_bytes_((groups_ + 3) / 4 * 4),
+        code_words_((groups_ + 3) / 4),
         row_bytes_(16 * ((shape.k * bits_ + 127) / 128)),
         row_stride_(row_bytes_ + 16 * (shape.pad / 8)),
         expert_stride_(row_stride_ * (shape.n + shape.pad)),
         w_("w", (shape.n + shape.pad) * (shape.num_experts - 1) + shape.n, row_bytes_, row_stride_),
         scale_("scale", shape.num_experts * shape.n * scales_a_row_),
-        codes_("codes", has_codes() ? shape.num_experts * shape.n * code_bytes_ : 0) {
+        codes_("codes", has_codes() ? shape.num_experts * shape.n * code_words_ * 4 : 0) {
     for (int64_t row = 0; row < shape.num_experts * shape.n; ++row) fill_row(row, random);
   }
 
@@ -79,8 +79,8 @@ class PackedWeights : public Weights {
     const int group = k >> group_shift_;
     const double stored = stored_value(format_, code(at, k));
     if (format_ == WeightFormat::kMxfp4)
-      return stored * std::ldexp(scale_[at], codes_[at * code_bytes_ + group] - 253);
-    return (stored - zero(at, group)) * scale_[at * groups_ + group];
+      return stored * std::ldexp(scale_[word(at, 1, 0)], codes_[code_at(at, group)] - 253);
+    return (stored - zero(at, group)) * scale_[word(at, groups_, group)];
   }
   void fill_args(GroupedGemmArgs& args, const ColumnRows& rows) const override {
     args.w = w_.data() + rows.first * row_stride_;
@@ -88,13 +88,14 @@ class PackedWeights : public Weights {
     args.w_up_bytes = rows.second * row_stride_;
     args.w_expert_bytes = expert_stride_;
     args.packed.format = format_;
-    args.packed.scale = scale_.data() + rows.first * scales_a_row_;
-    args.packed.codes = has_codes() ? codes_.data() + rows.first * code_bytes_ : nullptr;
+    args.packed.scale = scale_.data();
+    args.packed.codes = has_codes() ? reinterpret_cast<const uint32_t*>(codes_.data()) : nullptr;
+    args.packed.first_row = rows.first;
     args.packed.row_step = rows.step;
     args.packed.up_rows = rows.second;
     args.packed.groups = scales_a_row_;
     args.packed.group_shift = group_shift_;
-    args.packed.code_bytes = code_bytes_;
+    args.packed.code_words = code_words_;
   }
 
  private:
@@ -107,19 +108,26 @@ class PackedWeights : public Weights {
   double zero(int64_t row, int group) const {
     if (!is_grouped_int()) return 0;
     const double otherwise = format_ == WeightFormat::kInt4 ? 8 : 0;
-    return has_codes() ? stored_value(format_, codes_[row * code_bytes_ + group]) : otherwise;
+    return has_codes() ? stored_value(format_, codes_[code_at(row, group)]) : otherwise;
+  }
+  // Words of eight rows lie side by side.
+  static int64_t word(int64_t row, int words, int number) {
+    return (row / 8 * words + number) * 8 + row % 8;
+  }
+  int64_t code_at(int64_t row, int group) const {
+    return word(row, code_words_, group / 4) * 4 + group % 4;
   }
 
   void fill_row(int64_t row, simt::Random& random) {
     for (int byte = 0; byte < row_bytes_; ++byte) w_.set_flat(byte_at(row) + byte, 0);
     for (int k = 0; k < shape_.k; ++k) set_code(row, k, random_code(random));
     for (int i = 0; i < scales_a_row_; ++i)
-      scale_.set_flat(row * scales_a_row_ + i,
+      scale_.set_flat(word(row, scales_a_row_, i),
                       std::ldexp(1.0f, static_cast<int>(random.below(4)) - 10));
     if (!has_codes()) return;
-    for (int i = 0; i < code_bytes_; ++i) {
+    for (int i = 0; i < code_words_ * 4; ++i) {
       const int last = format_ == WeightFormat::kMxfp4 ? 254 : (1 << bits_) - 1;
-      codes_.set_flat(row * code_bytes_ + i, static_cast<uint8_t>(last - random.below(5)));
+      codes_.set_flat(code_at(row, i), static_cast<uint8_t>(last - random.below(5)));
     }
   }
   // Of e4m3 those whose long sums are exact; driver/dequantize.cpp tries all.
@@ -149,7 +157,7 @@ class PackedWeights : public Weights {
   const WeightFormat format_;
   const int bits_;
   const WeightShape shape_;
-  const int group_shift_, groups_, scales_a_row_, code_bytes_;
+  const int group_shift_, groups_, scales_a_row_, code_words_;
   const int64_t row_bytes_, row_stride_, expert_stride_;
   Tensor<uint8_t> w_;
   Tensor<float> scale_;
