@@ -86,7 +86,7 @@ def test_a_rival_that_needs_too_much_memory_is_not_run(case):
 def two_tactics(monkeypatch):
     """A table of three tactics, of which one does not fit and one takes twice the other's time."""
     table = [functional.Tactic(i, 16, 64, 64, 1, 2, 1, 4, 40000) for i in range(3)]
-    monkeypatch.setattr(functional, "tactic_table", lambda: table)
+    monkeypatch.setattr(functional, "tactic_table", lambda weights="16bit": table)
     monkeypatch.setattr(
         functional, "select_tactic", lambda *sizes, epilogue, dtype: int(epilogue == "none")
     )

@@ -33,7 +33,8 @@ FASTEST = {"tactic_w13": 2, "tactic_w2": 1}
 
 @pytest.fixture
 def nine_tactics(monkeypatch):
-    monkeypatch.setattr(_ops, "tactic_table", lambda: torch.zeros(9, 8, dtype=torch.int32))
+    rows = torch.ones(9, len(_ops.TACTIC_COLUMNS), dtype=torch.int32)
+    monkeypatch.setattr(_ops, "tactic_table", lambda: rows)
 
 
 @pytest.fixture

@@ -379,7 +379,7 @@ def test_a_row_that_is_too_deep():
 
 def test_a_layer_that_is_half_static():
     w13, w2 = (pack(random_weight("w8a8", 2, n, 64)).tensors() for n in (128, 64))
-    sums = torch.zeros(2, 128, 4, dtype=torch.uint8)
+    sums = torch.zeros(2, 16, 1, 8, 4, dtype=torch.uint8)
     parts = (w13.values, w13.scale, sums, w2.values, w2.scale, None)
     weights, ids = topk_route(torch.randn(3, 2), 1)
     layer = (torch.zeros(3, 64).half(), *parts, weights, ids, w13.weight_format, 0)
