@@ -319,5 +319,4 @@ def _pack_codes(codes: torch.Tensor) -> torch.Tensor:
 
 def _codes_of_rows(codes: torch.Tensor, n: int) -> torch.Tensor:
     """Return `[..., N, 4 * C]`, the codes of each row and zeros: the inverse of `_pack_codes`."""
-    words = codes.contiguous().view(torch.int32).squeeze(-1)
-    return _of_rows(words, n).contiguous().view(torch.uint8)
+    return codes.transpose(-2, -3).flatten(-2).flatten(-3, -2)[..., :n, :]
