@@ -683,7 +683,7 @@ def tactic_table(weights: str = "16bit") -> list[Tactic]:
     sizes = len(_ops.TACTIC_SIZES)
     column = sizes + _number("tactic_table", "weights", weights, _ops.TACTIC_COLUMNS[sizes:])
     rows = enumerate(_ops.tactic_table().tolist())
-    return [Tactic(i, *row[:sizes], row[column]) for i, row in rows if row[column] > 0]
+    return [Tactic._make((i, *row[:sizes], row[column])) for i, row in rows if row[column] > 0]
 
 
 def select_tactic(

@@ -302,7 +302,8 @@ def _power_of_two(exponent: torch.Tensor) -> torch.Tensor:
 def _side_by_side(words: torch.Tensor) -> torch.Tensor:
     """Return `[..., ceil(N / 8), W, 8]` of `[..., N, W]`; what no row has is zero."""
     padding = (0, 0, 0, -words.size(-2) % _ROWS_SIDE_BY_SIDE)
-    octets = torch.nn.functional.pad(words, padding).unflatten(-2, (-1, _ROWS_SIDE_BY_SIDE))
+    rows = torch.nn.functional.pad(words, padding)
+    octets = rows.reshape(*rows.shape[:-2], -1, _ROWS_SIDE_BY_SIDE, rows.size(-1))
     return octets.transpose(-1, -2).contiguous()
 
 
