@@ -95,5 +95,5 @@ def test_few_rows_have_five_kernels_for_each_type(kernels: list[Kernel]) -> None
     names = {kernel.name for kernel in kernels if kernel.is_in("decode")}
     dense = {name for name in names if "DenseRows" in name}
     assert len(dense) == 2 * 5
-    # Four formats of packed weights: the first gated and not gated, the second.
-    assert len(names - dense) == 2 * 4 * 3
+    # Four formats of packed weights, int8 with and without groups; the second with options alone.
+    assert len(names - dense) == 2 * 5 * 4
