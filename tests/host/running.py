@@ -26,9 +26,16 @@ class Outcome:
 
     def bank_conflicts(self) -> dict[str, int]:
         """Extra passes over the banks, by kind of access."""
-        line = re.search(r"^bank_conflicts (.+)$", self.output, re.MULTILINE)
+        return self._counts("bank_conflicts")
+
+    def copied_bytes(self) -> dict[str, int]:
+        """What copies of words and of chunks wanted of device memory, and the sectors' bytes."""
+        return self._counts("copied_bytes")
+
+    def _counts(self, name: str) -> dict[str, int]:
+        line = re.search(rf"^{name} (.+)$", self.output, re.MULTILINE)
         assert line is not None, str(self)
-        return {name: int(count) for name, count in re.findall(r"(\S+)=(\d+)", line[1])}
+        return {key: int(count) for key, count in re.findall(r"(\S+)=(\d+)", line[1])}
 
     def kernels(self) -> set[int]:
         """The addresses of the kernels that ran."""

@@ -9,6 +9,7 @@ from tests.host.build import (
     DENSE_TACTICS,
     INT8_TABLES,
     INT8_TACTICS,
+    PACKED_TACTICS,
     instances_of_16_bits,
     launch_tables,
 )
@@ -86,6 +87,33 @@ def test_groups(program: Path, seed: int, table: str, tactic: int, number: int) 
     options = packed_options(launch_tables()[table], number)
     shape = {"rows": [5, 0, 17], "n": 272, "k": 584, "gated": number % 2, "activation": 5}
     run_ok(program, "gemm", table=table, tactic=tactic, seed=seed, **shape, **options)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("tactic", PACKED_TACTICS)
+@pytest.mark.parametrize("table", ["kBf16Int4", "kFp16Mxfp4"])
+def test_words_of_groups_fill_their_sectors(
+    program: Path, seed: int, table: str, tactic: int, order: int
+) -> None:
+    """Scales and codes cost no more of the way to device memory than they take there."""
+    shape = {"rows": [5, 17], "n": 512, "k": 1024, "order": order, "group": 32, "zero_points": 1}
+    outcome = run_ok(program, "gemm", table=table, tactic=tactic, seed=seed, **shape)
+    copied = outcome.copied_bytes()
+    assert copied["words_brought"] == copied["words_wanted"] > 0, str(outcome)
+    assert copied["chunks_brought"] == copied["chunks_wanted"] > 0, str(outcome)
+
+
+@pytest.mark.parametrize("tactic", INT8_TACTICS)
+def test_scales_of_groups_of_rows_fill_most_of_their_sectors(
+    program: Path, seed: int, tactic: int
+) -> None:
+    """An expert's rows begin anywhere."""
+    shape = {"rows": [100, 27], "n": 512, "k": 1024}
+    outcome = run_ok(
+        program, "int8_gemm", table="kInt8RowGroups", tactic=tactic, seed=seed, **shape
+    )
+    copied = outcome.copied_bytes()
+    assert 0 < copied["words_brought"] < 1.5 * copied["words_wanted"], str(outcome)
 
 
 @pytest.mark.parametrize("options", EPILOGUE_OPTIONS)

@@ -7,6 +7,7 @@
 
 #include "driver/commands.h"
 #include "runtime/bank_conflicts.h"
+#include "runtime/copied_sectors.h"
 #include "runtime/settings.h"
 
 namespace {
@@ -40,6 +41,17 @@ void print_bank_conflicts() {
               extra(simt::SharedOp::kAsyncCopy), extra(simt::SharedOp::kLdmatrix));
 }
 
+void print_copied_sectors() {
+  const auto print = [](const char* what, const simt::CopiedSectors::Bytes& bytes) {
+    std::printf(" %s_wanted=%lu %s_brought=%lu", what, static_cast<unsigned long>(bytes.wanted),
+                what, static_cast<unsigned long>(bytes.brought));
+  };
+  std::printf("copied_bytes");
+  print("words", simt::copied_sectors().words());
+  print("chunks", simt::copied_sectors().chunks());
+  std::printf("\n");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -55,5 +67,6 @@ int main(int argc, char** argv) {
   command->second(options);
   options.check_all_read();
   print_bank_conflicts();
+  print_copied_sectors();
   std::printf("ok seed=%lu\n", static_cast<unsigned long>(simt::settings().seed));
 }

@@ -3,12 +3,10 @@
 #include <algorithm>
 #include <set>
 
-#include "runtime/machine.h"
-
 namespace simt {
 namespace {
 
-constexpr int kNumBanks = 32;
+constexpr int kLanes = 32, kNumBanks = 32;
 constexpr int kBankBytes = 4;
 
 // Passes beyond the first for addresses that the hardware serves together. Lanes that want the
@@ -27,44 +25,22 @@ int extra_passes_for(const uint32_t* addresses, int num, int bytes) {
 
 }  // namespace
 
-void BankConflicts::add(SharedOp op, uint32_t address, int bytes, Site site) {
-  const Thread& thread = *current_thread();
-  std::vector<Instruction>& open = open_[{thread.warp, site}];
-  const unsigned bit = 1u << thread.lane;
-  auto mine = std::find_if(open.begin(), open.end(),
-                           [bit](const Instruction& other) { return !(other.lanes & bit); });
-  if (mine == open.end()) {
-    Instruction fresh;
-    fresh.op = op;
-    fresh.bytes = bytes;
-    mine = open.insert(open.end(), fresh);
-  }
-  mine->lanes |= bit;
-  mine->address[thread.lane] = address;
-  if (mine->lanes != kFullWarp) return;
-  count(*mine);
-  open.erase(mine);
-}
+BankConflicts::BankConflicts()
+    : accesses_([](const WarpAccess& access) { bank_conflicts().count(access); }) {}
 
 void BankConflicts::add_matrix(const uint32_t (&rows)[8]) {
   extra_[static_cast<int>(SharedOp::kLdmatrix)] += extra_passes_for(rows, 8, 16);
 }
 
-void BankConflicts::end_block() {
-  for (const auto& entry : open_)
-    for (const Instruction& instruction : entry.second) count(instruction);
-  open_.clear();
-}
-
 // 16 bytes a lane are served 8 lanes at a time, 8 bytes 16 lanes at a time.
-void BankConflicts::count(const Instruction& instruction) {
-  const int lanes_together = std::min(kWarpSize, kNumBanks * kBankBytes / instruction.bytes);
-  for (int first = 0; first < kWarpSize; first += lanes_together) {
-    uint32_t addresses[kWarpSize];
+void BankConflicts::count(const WarpAccess& access) {
+  const int lanes_together = std::min(kLanes, kNumBanks * kBankBytes / access.bytes);
+  for (int first = 0; first < kLanes; first += lanes_together) {
+    uint32_t addresses[kLanes];
     int num = 0;
     for (int lane = first; lane < first + lanes_together; ++lane)
-      if (instruction.lanes >> lane & 1) addresses[num++] = instruction.address[lane];
-    extra_[static_cast<int>(instruction.op)] += extra_passes_for(addresses, num, instruction.bytes);
+      if (access.lanes >> lane & 1) addresses[num++] = static_cast<uint32_t>(access.address[lane]);
+    extra_[access.kind] += extra_passes_for(addresses, num, access.bytes);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "runtime/bank_conflicts.h"
+#include "runtime/copied_sectors.h"
 #include "runtime/memory.h"
 
 // The built-in variables. Kernels see them as constants, which for each thread they are.
@@ -279,6 +280,7 @@ void run_block(uint32_t linear, uint3 index, dim3 block_dim, int dynamic_smem_by
   run_another();
   if (block.num_live > 0) report_deadlock();
   bank_conflicts().end_block();
+  copied_sectors().end_block();
 }
 
 }  // namespace simt

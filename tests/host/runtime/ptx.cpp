@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/bank_conflicts.h"
+#include "runtime/copied_sectors.h"
 #include "runtime/machine.h"
 #include "runtime/memory.h"
 
@@ -114,8 +115,9 @@ void run_copy(const Call& call) {
   }
   const auto dst = static_cast<uint32_t>(call.value(0));
   bank_conflicts().add(SharedOp::kAsyncCopy, dst, bytes, call.site);
-  current_thread()->copies.issue(dst, reinterpret_cast<const void*>(call.value(1)), bytes,
-                                 src_bytes, call.site);
+  const auto* src = reinterpret_cast<const void*>(call.value(1));
+  copied_sectors().add(src_bytes > 0 ? src : nullptr, bytes, call.site);
+  current_thread()->copies.issue(dst, src, bytes, src_bytes, call.site);
 }
 
 // prefetch.global.L2 [address]. Reads nothing, but has no business outside of a tensor.
