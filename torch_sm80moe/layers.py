@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from torch_sm80moe import functional
 from torch_sm80moe._options import LayerOptions
-from torch_sm80moe.quantization.calibration import Calibration, LayerActivations
-from torch_sm80moe.quantization.module import QuantizedFusedExperts
-from torch_sm80moe.quantization.quantizers import quantize_experts
-from torch_sm80moe.quantization.scheme import QuantScheme
+
+if TYPE_CHECKING:
+    from torch_sm80moe.quantization import Calibration, QuantScheme
+    from torch_sm80moe.quantization.module import QuantizedFusedExperts
 
 # The residual is new at every call.
 _OPTIONS = tuple(name for name in LayerOptions.__dataclass_fields__ if name != "residual")
@@ -202,6 +202,12 @@ class FusedMoE(nn.Module):
             ValueError: the experts are quantised already, the scheme does not suit their sizes or
                 options, or there are batches and no static scheme, or the reverse.
         """
+        # Who does not quantise need not wait for it to be imported.
+        from torch_sm80moe.quantization import Calibration, QuantScheme
+        from torch_sm80moe.quantization.calibration import LayerActivations
+        from torch_sm80moe.quantization.module import QuantizedFusedExperts
+        from torch_sm80moe.quantization.quantizers import quantize_experts
+
         if not isinstance(self.experts, FusedExperts):
             raise ValueError("quantize_: experts must be in 16 bits, got quantised ones")
         w13, w2 = self.experts.w13, self.experts.w2

@@ -35,6 +35,11 @@ def test_no_device_is_touched():
     assert result_of(code) == "False"
 
 
+def test_quantization_is_imported_by_who_uses_it():
+    code = "import sys, torch_sm80moe; print('torch_sm80moe.quantization' in sys.modules)"
+    assert result_of(code) == "False"
+
+
 def test_costs_little_beyond_torch():
     code = (
         "import time, torch; start = time.perf_counter(); import torch_sm80moe;"
