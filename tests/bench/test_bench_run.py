@@ -196,6 +196,7 @@ def test_a_real_run(tmp_path):
         kernels_us = sum(us for stage, us in row["stages_us"].items() if stage != "gaps")
         assert 0.3 * row["us"]["median"] < kernels_us < 1.5 * row["us"]["median"]
         # Of packed weights the selected tactic is timed apart.
-        least = 1 if row["format"] == "bf16" else 0.8
+        least = 1 if row["format"] == "16bit" else 0.8
         assert all(gemm["over_best"] >= least for gemm in row["tactics"].values())
-        assert row["rivals"]["cublas loop"]["us"]["median"] > 0
+        if row["format"] == "16bit":  # rivals take 16-bit weights
+            assert row["rivals"]["cublas loop"]["us"]["median"] > 0
