@@ -39,7 +39,7 @@ _HALVES = (torch.float16, torch.bfloat16)
 _LOGITS = (torch.float32, torch.float16, torch.bfloat16)
 _IDS = (torch.int32, torch.int64)
 _ROW_MULTIPLE = 8  # 16 bytes of a 16-bit type: the unit in which the kernels copy rows.
-_MXFP4_GROUP = 32
+_MXFP4_GROUP, _FP8_GROUP = 32, 128
 _MAX_INT8_DEPTH = 65536  # sums of so many products of int8 less a zero point fit 32 bits
 _MAX_INT = 2**31 - 1
 _MAX_BYTES = 2**63 - 1
@@ -407,6 +407,8 @@ def _unpacked(
     is_mxfp4 = w.format_name == "mxfp4"
     if is_mxfp4 and w.group_size != _MXFP4_GROUP:
         raise ValueError(f"{op}: group_size must be {_MXFP4_GROUP} for mxfp4, got {w.group_size}")
+    if w.format_name == "fp8" and w.group_size not in (0, _FP8_GROUP):
+        raise ValueError(f"{op}: group_size must be 0 or {_FP8_GROUP} for fp8, got {w.group_size}")
     is_w8a8 = w.format_name == "w8a8"
     if is_w8a8 and w.group_size != 0:
         raise ValueError(f"{op}: group_size must be 0 for w8a8, got {w.group_size}")

@@ -11,8 +11,8 @@
 namespace sm80moe {
 
 // In [num_experts, n / 8, words, 8], that of word 0 of a row, counted over all experts.
-SM80MOE_DEVICE int64_t first_word(int row, int words) {
-  return int64_t{row / kRowsSideBySide} * words * kRowsSideBySide + row % kRowsSideBySide;
+SM80MOE_DEVICE uint64_t first_word(uint32_t row, uint32_t words) {
+  return uint64_t{row / kRowsSideBySide} * (words * kRowsSideBySide) + row % kRowsSideBySide;
 }
 // And from there to word number `word`.
 SM80MOE_DEVICE int to_word(int word) { return word * kRowsSideBySide; }

@@ -7,6 +7,8 @@
 // 16 deep: in part p, numbers 16p + 2j and the next, and those 8 further on.
 // quantization/packing.py packs; docs/layouts.md has pictures.
 
+#include <climits>
+
 #include "common/dequantize.cuh"
 #include "common/packed_args.h"
 
@@ -21,8 +23,9 @@ struct StoredNumbers {
   static constexpr int kParts = 8 / kBits;  // 16-deep steps that a lane's 4 bytes last
   static constexpr bool kHasGroupScales = false;
   static constexpr bool kHasCodes = false;
-  static constexpr uint32_t kNoCodeWord = 0;  // where there are no codes
-  static constexpr float kUnit = 1;           // decode() gives the stored numbers times this
+  static constexpr uint32_t kNoCodeWord = 0;                    // where there are no codes
+  static constexpr int kLeastGroup = 32, kMostGroup = INT_MAX;  // weights
+  static constexpr float kUnit = 1;  // decode() gives the stored numbers times this
 
   SM80MOE_DEVICE static uint32_t column_word(uint32_t) { return kNoCodeWord; }
 };
@@ -72,6 +75,7 @@ struct Int4Numbers : StoredNumbers<WeightFormat::kInt4> {
 template <class T>
 struct Fp8Numbers : StoredNumbers<WeightFormat::kFp8> {
   static constexpr bool kHasGroupScales = true;
+  static constexpr int kLeastGroup = 128;
   static constexpr float kUnit = E4m3<T>::kUnit;
 
   SM80MOE_DEVICE static void decode(uint32_t raw, int, uint32_t, uint32_t& b0, uint32_t& b1) {
@@ -84,6 +88,7 @@ struct Fp8Numbers : StoredNumbers<WeightFormat::kFp8> {
 template <class T>
 struct Mxfp4Numbers : StoredNumbers<WeightFormat::kMxfp4> {
   static constexpr bool kHasCodes = true;
+  static constexpr int kMostGroup = 32;
 
   SM80MOE_DEVICE static uint32_t column_word(uint32_t codes) { return E2m1<T>::power(codes); }
   SM80MOE_DEVICE static void decode(uint32_t raw, int part, uint32_t power, uint32_t& b0,

@@ -51,7 +51,11 @@ class Mainloop {
   // Adds up one tile of `num_k_tiles` stages. Blocks that hold none of its `rows` are not
   // multiplied.
   SM80MOE_DEVICE void run(int num_k_tiles, int rows, Accumulator& acc) {
-    run_blocks<Config::kMmasM>(num_k_tiles, ceil_div(rows, Config::kRowsPerBlock), acc);
+    const int blocks = ceil_div(rows, Config::kRowsPerBlock);
+    if constexpr (Groups::kMayBeFine)
+      if (Groups::kIsFine || !groups_.stage_has_one())
+        return run_blocks<Config::kMmasM, true>(num_k_tiles, blocks, acc);
+    if constexpr (!Groups::kIsFine) run_blocks<Config::kMmasM, false>(num_k_tiles, blocks, acc);
   }
 
  private:
@@ -65,30 +69,38 @@ class Mainloop {
   // block that is kASlots further on; the tallest have fewer slots than blocks.
   static constexpr bool kInPlace = Config::kMmasM >= 4;
   static constexpr int kABuffers = kInPlace ? 1 : 2;
-  static constexpr int kASlots = kInPlace && Config::kMmasM % 4 == 0 ? 4
-                                 : Config::kMmasM % 5 == 0           ? 5
-                                                                     : Config::kMmasM;
+  static constexpr int kASlots = !kInPlace || Config::kMmasM == 5         ? Config::kMmasM
+                                 : Weight::saves_registers(Config::kCtaM) ? 2
+                                                                          : 4;
 
   // Of so many blocks those whose activations are there before a step begins.
   static constexpr int ahead(int blocks) { return min_of(kASlots, blocks) - 1; }
 
-  // What the loop after that for so many blocks is for; 0 if it is the last. Packed weights, of
-  // which there are many formats, make do with two.
-  static constexpr int fewer_blocks(int blocks) {
-    if (!Weight::kIsPacked) return blocks - 1;
-    return blocks == Config::kMmasM ? blocks / 2 : 0;
+  // Where a block's activations are. More blocks than slots take them in turns, from step to step.
+  template <int kBlocks>
+  static constexpr int slot(int block, int step) {
+    static_assert(kBlocks <= kASlots || Config::kMmasK * kBlocks % kASlots == 0,
+                  "each stage must begin with slot 0");
+    return kBlocks <= kASlots ? block : (step * kBlocks + block) % kASlots;
   }
 
-  template <int kBlocks>
+  // What the loop after that for so many blocks is for; 0 if it is the last.
+  static constexpr int fewer_blocks(int blocks) {
+    return Weight::kIsPacked ? fewer_packed_blocks(Config::kMmasM, blocks) : blocks - 1;
+  }
+
+  // With kIsFine a stage may hold several groups: a loop of its own, so that the others' code stays
+  // short.
+  template <int kBlocks, bool kIsFine>
   SM80MOE_DEVICE void run_blocks(int num_k_tiles, int blocks, Accumulator& acc) {
     constexpr int kFewer = fewer_blocks(kBlocks);
     if constexpr (kFewer > 0)
-      if (blocks <= kFewer) return run_blocks<kFewer>(num_k_tiles, blocks, acc);
+      if (blocks <= kFewer) return run_blocks<kFewer, kIsFine>(num_k_tiles, blocks, acc);
 #pragma unroll 1
     for (int k_tile = 0; k_tile < num_k_tiles; ++k_tile) {
       const int depth = k_tile * Config::kCtaK;
 #pragma unroll
-      for (int step = 0; step < kLastStep; ++step) inner_step<kBlocks>(acc, step, depth);
+      for (int step = 0; step < kLastStep; ++step) inner_step<kBlocks, kIsFine>(acc, step, depth);
       last_step<kBlocks>(acc, k_tile + 1 < num_k_tiles ? depth + Config::kCtaK : 0);
     }
   }
@@ -96,21 +108,29 @@ class Mainloop {
   // A step is 16 deep. Block after block of 16 rows meets all of the warp's columns; fragment loads
   // are dealt out between the blocks and copies between the steps, so that neither the tensor cores
   // nor shared memory wait for a burst of the other.
-  template <int kBlocks>
+  template <int kBlocks, bool kIsFine>
   SM80MOE_DEVICE void inner_step(Accumulator& acc, int step, int depth) {
     constexpr int kAhead = ahead(kBlocks);
+    if (begins_slice(step, kIsFine))
+      groups_.template change_units<kBlocks>(acc, stage_ + Loader::kGroupsOffset,
+                                             step / Groups::kStepsPerSlice,
+                                             depth + step * Config::kMmaK);
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
       load_w<0, kBlocks>(block, step + 1);
       if (!kInPlace)
-        load_a(block, step + 1);
+        load_a<kBlocks>(block, step + 1);
       else
-        load_a((block + kAhead) % kBlocks, step + (block + kAhead) / kBlocks);
+        load_a<kBlocks>((block + kAhead) % kBlocks, step + (block + kAhead) / kBlocks);
       issue_copies<kBlocks>(step, block);
-      if (step % Groups::kStepsPerSlice == 0) groups_.change_units(acc[block]);
-      multiply(acc, block, step);
-      decode_w<0, kBlocks>(block, step + 1, depth);
+      multiply<kBlocks>(acc, block, step);
+      decode_w<0, kBlocks, kIsFine>(block, step + 1, depth);
     }
+  }
+
+  // Whether groups may begin with this step of a stage, which is a slice's first.
+  static constexpr bool begins_slice(int step, bool is_fine) {
+    return step == 0 || (is_fine && step % Groups::kStepsPerSlice == 0);
   }
 
   // Copies go out in groups of neighbours, since each change between copies and fragment loads
@@ -131,8 +151,8 @@ class Mainloop {
     constexpr int kBlocksBefore = kInPlace ? kBlocks - ahead(kBlocks) : 0;
 #pragma unroll
     for (int block = 0; block < kBlocksBefore; ++block) {
-      load_a(block + ahead(kBlocks), kLastStep);
-      multiply(acc, block, kLastStep);
+      load_a<kBlocks>(block + ahead(kBlocks), kLastStep);
+      multiply<kBlocks>(acc, block, kLastStep);
     }
     commit_stage();
     stage_ = Loader::next_stage(ring_, stage_);
@@ -141,8 +161,8 @@ class Mainloop {
 #pragma unroll
       for (int block = kBlocksBefore; block < kBlocks; ++block) {
         load_w<kBlocksBefore, kBlocks>(block, 0);
-        load_a(block - kBlocksBefore, 0);
-        multiply(acc, block, kLastStep);
+        load_a<kBlocks>(block - kBlocksBefore, 0);
+        multiply<kBlocks>(acc, block, kLastStep);
         decode_w<kBlocksBefore, kBlocks>(block, 0, next_depth);
       }
     } else {
@@ -189,14 +209,13 @@ class Mainloop {
 
   // The block's share of making fragments of packed weights, after its mma: they are issued, and
   // the tensor cores are busy with them. The stage begins at `depth`.
-  template <int kBegin, int kEnd>
+  template <int kBegin, int kEnd, bool kIsFine = false>
   SM80MOE_DEVICE void decode_w(int block, int step, int depth) {
     if constexpr (Weight::kIsPacked) {
       constexpr int kShares = kEnd - kBegin;
       const int share = block - kBegin;
-      if (share == 0 && step % Groups::kStepsPerSlice == 0)
-        groups_.begin_fragments(stage_ + Loader::kGroupsOffset, step / Groups::kStepsPerSlice,
-                                depth + step * Config::kMmaK);
+      if (share == 0 && begins_slice(step, kIsFine))
+        groups_.read_codes(stage_ + Loader::kGroupsOffset, depth + step * Config::kMmaK);
 #pragma unroll
       for (int i = share * kPairs / kShares * 2; i < (share + 1) * kPairs / kShares * 2; ++i) {
         uint32_t* w = w_frag_[step % 2][i / 2] + i % 2 * 2;
@@ -206,9 +225,10 @@ class Mainloop {
     }
   }
 
+  template <int kBlocks>
   SM80MOE_DEVICE void load_a(int block, int step) {
     const uint32_t a = ATile::advance(stage_ + a_lane_, 2 * step);
-    ptx::ldmatrix_x4(a_frag_[step % kABuffers][block % kASlots],
+    ptx::ldmatrix_x4(a_frag_[step % kABuffers][slot<kBlocks>(block, step)],
                      a + block * Config::kRowsPerBlock * ATile::kRowBytes);
   }
 
@@ -216,16 +236,18 @@ class Mainloop {
   template <int kFirst>
   SM80MOE_DEVICE void load_a_from() {
 #pragma unroll
-    for (int block = kFirst; block < kASlots; ++block) load_a(block, 0);
+    for (int block = kFirst; block < kASlots; ++block) load_a<kASlots>(block, 0);
   }
 
   // Neighbouring blocks walk the columns in opposite directions and so share an operand.
+  template <int kBlocks>
   SM80MOE_DEVICE void multiply(Accumulator& acc, int block, int step) {
+    const int a_slot = slot<kBlocks>(block, step);
 #pragma unroll
     for (int i = 0; i < Config::kMmasN; ++i) {
       const int column = block % 2 == 0 ? i : Config::kMmasN - 1 - i;
       const uint32_t* w = w_frag_[step % 2][column / 2] + column % 2 * 2;
-      multiply_add(acc[block][column], a_frag_[step % kABuffers][block % kASlots], w[0], w[1], T{});
+      multiply_add(acc[block][column], a_frag_[step % kABuffers][a_slot], w[0], w[1], T{});
     }
   }
 

@@ -12,11 +12,20 @@ constexpr double kFreeFragments = 0.0225;  // 1/row + 1/column of a warp tile th
 constexpr double kShallowStage = 1.17;     // a barrier every 32 elements of depth
 constexpr double kFewWarps = 1.15;  // mma slowed down on an SM that holds fewer warps than these:
 constexpr int kWarpsForLatency = 8;
-constexpr double kRowsOfDecoding = 78;  // making fragments of packed weights: as mma of these rows
-constexpr double kTileUs = 0.1;         // finding a tile, its epilogue
-constexpr double kLastTiles = 0.2;      // of a tile's time, while other SMs have nothing left
+// Of packed weights. Making fragments takes what mma of so many rows would; fewer than so many
+// warps do not hide what 4 bits cost; stages of short pieces of rows are read more slowly.
+constexpr double kPackedSlowdown = 1.5;
+constexpr double kRowsOfDecoding = 36;
+constexpr double kFewWarpsOf4Bits = 1.15;
+constexpr int kWarpsForDecoding = 12;
+constexpr double kShortPieces = 1.2;
+constexpr double kShortPieceBytes = 64;
+constexpr double kTileUs = 0.1;     // finding a tile, its epilogue
+constexpr double kLastTiles = 0.2;  // of a tile's time, while other SMs have nothing left
 constexpr double kUnevenSms = 0.2;  // reading slowed down by SMs that have a tile more than others
 constexpr double kStartUs = 5.2;    // the launch, the first loads
+
+bool is_packed(const GemmShape& shape) { return shape.weight_bits < 16; }
 
 struct Rows {
   double active_experts;
@@ -37,35 +46,53 @@ struct Work {
   double tiles = 0, sm_us = 0;
 };
 
-Work expert_work(const GemmShape& shape, const Tactic& t, double rows, bool few_warps,
+// How much slower than the limit mma are, without what making fragments of packed weights takes.
+double mma_slowdown(const GemmShape& shape, const Tactic& t, double warp_rows, int warps_per_sm) {
+  const double few_warps = warps_per_sm < kWarpsForLatency ? kFewWarps : 1.0;
+  if (is_packed(shape)) {
+    const bool hides_decoding = shape.weight_bits >= 8 || warps_per_sm >= kWarpsForDecoding;
+    return kPackedSlowdown * (hides_decoding ? 1.0 : kFewWarpsOf4Bits) * few_warps;
+  }
+  const double warp_columns = static_cast<double>(t.cta_n) / t.warps_n;
+  const double exposed = std::max(0.0, 1 / warp_rows + 1 / warp_columns - kFreeFragments);
+  return (1 + kFragmentCost * exposed) * (t.cta_k < 64 ? kShallowStage : 1.0) * few_warps;
+}
+
+// The blocks of 16 rows a warp that a tile multiplies, given those that hold rows.
+double multiplied_blocks(const GemmShape& shape, const Tactic& t, double blocks) {
+  if (!is_packed(shape)) return blocks;
+  const int most = t.cta_m / (16 * t.warps_m);
+  int multiplied = most;
+  for (int fewer = most; fewer > 0 && fewer >= blocks; fewer = fewer_packed_blocks(most, fewer))
+    multiplied = fewer;
+  return multiplied;
+}
+
+Work expert_work(const GemmShape& shape, const Tactic& t, double rows, int warps_per_sm,
                  const DeviceInfo& info) {
-  const bool is_packed = shape.weight_bits < 16;
   const double rows_per_block = 16.0 * t.warps_m;
-  const double most_blocks = t.cta_m / rows_per_block;
-  double blocks = std::ceil(std::max(1.0, rows) / rows_per_block);
-  const double tiles_m = std::ceil(blocks / most_blocks);
-  // With packed weights a tile multiplies all of its blocks, or half of them.
-  if (is_packed)
-    blocks = tiles_m * (2 * blocks > tiles_m * most_blocks ? most_blocks : most_blocks / 2);
+  const double blocks_of_rows = std::ceil(std::max(1.0, rows) / rows_per_block);
+  const double tiles_m = std::ceil(blocks_of_rows * rows_per_block / t.cta_m);
+  const double blocks = is_packed(shape)
+                            ? tiles_m * multiplied_blocks(shape, t, blocks_of_rows / tiles_m)
+                            : blocks_of_rows;
   const double tiles_n = std::ceil(static_cast<double>(shape.n) / t.cta_n);
   const double depth = std::ceil(static_cast<double>(shape.k) / t.cta_k) * t.cta_k;
 
-  const double warp_rows = 16.0 * blocks / tiles_m;
-  const double warp_columns = static_cast<double>(t.cta_n) / t.warps_n;
-  const double exposed = std::max(0.0, 1 / warp_rows + 1 / warp_columns - kFreeFragments);
-  const double slowdown = (1 + kFragmentCost * exposed) * (t.cta_k < 64 ? kShallowStage : 1.0) *
-                          (few_warps ? kFewWarps : 1.0);
+  const double slowdown = mma_slowdown(shape, t, 16.0 * blocks / tiles_m, warps_per_sm);
   const double computed_rows = blocks * rows_per_block;
-  const double decoding_rows = is_packed ? tiles_m * t.warps_m * kRowsOfDecoding : 0;
+  const double decoding_rows = is_packed(shape) ? tiles_m * t.warps_m * kRowsOfDecoding : 0;
   const double mma_us =
       2 * (computed_rows * slowdown + decoding_rows) * t.cta_n * depth / info.mma_flops_per_us;
   return {tiles_m * tiles_n, (mma_us + tiles_m * kTileUs) * tiles_n};
 }
 
-// Registers leave room for eight warps of every tactic, shared memory may not.
-bool holds_few_warps(const Tactic& t, int smem, const DeviceInfo& info) {
-  const int ctas = info.smem_per_sm / (smem + info.smem_reserved_per_cta);
-  return ctas * t.warps_m * t.warps_n * t.warps_k < kWarpsForLatency;
+// By shared memory and, as far as it matters here, by registers: those of packed weights' tall
+// tiles are enough for eight.
+int warps_per_sm(const GemmShape& shape, const Tactic& t, int smem, const DeviceInfo& info) {
+  const int warps = t.warps_m * t.warps_n * t.warps_k;
+  const int by_smem = info.smem_per_sm / (smem + info.smem_reserved_per_cta) * warps;
+  return is_packed(shape) && t.cta_m / t.warps_m > 64 ? std::min(by_smem, 8) : by_smem;
 }
 
 }  // namespace
@@ -85,14 +112,13 @@ bool tactic_fits(const LaunchTable& table, int tactic, int num_experts, const De
 
 double estimate_us(const GemmShape& shape, int tactic, int smem, const DeviceInfo& info) {
   const Tactic& t = kTactics[tactic];
-  const bool few_warps = holds_few_warps(t, smem, info);
+  const int warps = warps_per_sm(shape, t, smem, info);
   const Rows rows = expected_rows(shape);
 
   // Experts with fewer rows than the mean, the mean, and more.
   Work total;
   for (const double deviations : {-1.0, 0.0, 1.0}) {
-    const Work one =
-        expert_work(shape, t, rows.mean + deviations * rows.deviation, few_warps, info);
+    const Work one = expert_work(shape, t, rows.mean + deviations * rows.deviation, warps, info);
     total.tiles += one.tiles * rows.active_experts / 3;
     total.sm_us += one.sm_us * rows.active_experts / 3;
   }
@@ -103,7 +129,9 @@ double estimate_us(const GemmShape& shape, int tactic, int smem, const DeviceInf
       shape.weight_bits / 8.0 * rows.active_experts * shape.n * static_cast<double>(shape.k);
   const double tiles_per_sm = total.tiles / info.num_sms;
   const double uneven = std::ceil(tiles_per_sm) / tiles_per_sm - 1;
-  const double dram_us = weight_bytes / info.dram_bytes_per_us * (1 + kUnevenSms * uneven);
+  const bool short_pieces = t.cta_k * shape.weight_bits / 8.0 < kShortPieceBytes;
+  const double dram_us = weight_bytes / info.dram_bytes_per_us * (1 + kUnevenSms * uneven) *
+                         (short_pieces ? kShortPieces : 1.0);
   return std::cbrt(std::pow(compute_us, 3) + std::pow(dram_us, 3)) + kStartUs;
 }
 

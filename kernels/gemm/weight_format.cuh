@@ -2,6 +2,8 @@
 // Weight formats. A format says how weights are stored, and how a warp turns the tile in shared
 // memory into B fragments. Its scales are no matter of fragments: they multiply the accumulators.
 
+#include <climits>
+
 #include "common/ptx.cuh"
 #include "common/smem_layout.cuh"
 #include "common/stored_numbers.cuh"
@@ -18,7 +20,9 @@ struct DenseWeight {
   static constexpr int kBits = weight_bits(kFormat);
   static constexpr bool kIsPacked = false;
   static constexpr int min_ctas(int) { return 0; }  // ptxas chooses
+  static constexpr bool saves_registers(int) { return false; }
   static constexpr bool kHasGroupScales = false, kHasCodes = false;
+  static constexpr int kLeastGroup = INT_MAX, kMostGroup = INT_MAX;
   static constexpr uint32_t kNoCodeWord = 0;
   static constexpr bool has_tactic(const Tactic& t) {
     return t.warps_n < 8 && (t.cta_k < 128 || t.warps_k > 1);
@@ -52,7 +56,8 @@ template <class Numbers>
 struct PackedWeight : Numbers {
   static constexpr bool kIsPacked = true;
   // Or ptxas spills registers to have room for another CTA. The least tile streams.
-  static constexpr int min_ctas(int cta_m) { return cta_m == 16 ? 4 : 1; }
+  static constexpr int min_ctas(int cta_m) { return cta_m == 16 ? 4 : cta_m == 64 ? 3 : 1; }
+  static constexpr bool saves_registers(int) { return false; }
 
   static constexpr bool has_tactic(const Tactic& t) { return has_packed_tactic(t); }
 
@@ -85,9 +90,13 @@ struct Int8Weight : PackedWeight<Int8Numbers<T>> {
   }
 };
 template <class T>
-struct Int8GroupWeight : PackedWeight<Int8GroupNumbers<T>> {};
+struct Int8GroupWeight : PackedWeight<Int8GroupNumbers<T>> {
+  static constexpr int min_ctas(int cta_m) { return cta_m == 16 ? 4 : 1; }  // more would spill
+};
 template <class T>
-struct Int4Weight : PackedWeight<Int4Numbers<T>> {};
+struct Int4Weight : PackedWeight<Int4Numbers<T>> {
+  static constexpr bool saves_registers(int cta_m) { return cta_m == 64; }
+};
 template <class T>
 struct Fp8Weight : PackedWeight<Fp8Numbers<T>> {};
 template <class T>

@@ -32,6 +32,9 @@ struct GroupTile {
   static constexpr int kCodeWord = Weight::kHasGroupScales ? 2 * kSlices : 0;
   static constexpr int kWords = kCodeWord + (Weight::kHasCodes ? 1 : 0);
   static constexpr int kBytes = kWords * Config::kCtaN * 4;
+  // Whether a stage may hold several groups, and whether it always does.
+  static constexpr bool kMayBeFine = kWords > 0 && Weight::kLeastGroup < Config::kCtaK;
+  static constexpr bool kIsFine = kMayBeFine && Weight::kMostGroup < Config::kCtaK;
   static_assert(!Weight::kHasCodes || kSlices <= 4, "a stage's codes must lie in one word");
 
   SM80MOE_DEVICE static int offset(int word, int tile_row) {
@@ -67,19 +70,21 @@ class GroupLoader {
   // Copies what the stage at depth k0, of `end`, needs; zeros where there is no row.
   SM80MOE_DEVICE void issue(const PackedArgs& args, uint32_t tile, int k0, int end) const {
     const int tile_row = threadIdx.x;
-    if (tile_row >= Config::kCtaN) return;
+    if (Config::kThreads > Config::kCtaN && tile_row >= Config::kCtaN) return;
     const uint32_t live = row_ != kNoRow;
     if constexpr (Weight::kHasGroupScales) {
-      const int slices = Tile::has_one_group(args) ? 1 : Tile::kSlices;
-#pragma unroll 1
-      for (int slice = 0; slice < slices; ++slice) {
+      const auto copy_scales = [&](int slice) {
         const int k = k0 + slice * Tile::kSliceDepth;
-        if (!changes_units(args, k, end)) continue;
+        if (!changes_units(args, k, end)) return;
         const float* scale =
             args.scale + first_word(row_, args.groups) + to_word(k >> args.group_shift);
         ptx::cp_async_4(tile + Tile::offset(2 * slice, tile_row), scale - to_word(1), live);
         ptx::cp_async_4(tile + Tile::offset(2 * slice + 1, tile_row), scale, live);
-      }
+      };
+      copy_scales(0);
+      if (Tile::kMayBeFine && !Tile::has_one_group(args))
+#pragma unroll 1
+        for (int slice = 1; slice < Tile::kSlices; ++slice) copy_scales(slice);
     }
     if constexpr (Weight::kHasCodes) {
       if (args.codes == nullptr) return;
@@ -106,33 +111,9 @@ class GroupReader {
     for (uint32_t& words : column_) words = Weight::kNoCodeWord;
   }
 
-  // Before fragments of the slice at depth k are made, the stage's slice number `slice`.
-  SM80MOE_DEVICE void begin_fragments(uint32_t tile, int slice, int k) {
-    read_codes(tile, k);
-    read_scales(tile, slice, k);
-  }
+  SM80MOE_DEVICE bool stage_has_one() const { return Tile::has_one_group(args_.packed); }
 
-  // What a format makes of the code of the row that this lane's fragments of `mma` are of.
-  SM80MOE_DEVICE uint32_t column_word(int mma) const {
-    if (!Weight::kHasCodes) return Weight::kNoCodeWord;
-    if (!kSharesWords) return column_[mma];
-    return __byte_perm(column_[mma / 2], 0, mma % 2 == 0 ? 0x1010 : 0x3232);
-  }
-
-  // Before the sums of that slice, for the sums of a block of rows: between those of other blocks,
-  // where tensor cores have something to do meanwhile.
-  template <class Sum>
-  SM80MOE_DEVICE void change_units(Sum (&acc)[Config::kMmasN][4]) const {
-    if constexpr (Weight::kHasGroupScales) {
-      if (!changes_units_) return;
-#pragma unroll
-      for (int mma = 0; mma < Config::kMmasN; ++mma)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) acc[mma][e] *= ratio_[mma][e % 2];
-    }
-  }
-
- private:
+  // Before fragments of the slice at depth k are made.
   SM80MOE_DEVICE void read_codes(uint32_t tile, int k) {
     if constexpr (Weight::kHasCodes) {
       if (args_.packed.codes == nullptr || !begins_group(args_.packed, k)) return;
@@ -150,22 +131,36 @@ class GroupReader {
     }
   }
 
-  SM80MOE_DEVICE void read_scales(uint32_t tile, int slice, int k) {
+  // What a format makes of the code of the row that this lane's fragments of `mma` are of.
+  SM80MOE_DEVICE uint32_t column_word(int mma) const {
+    if (!Weight::kHasCodes) return Weight::kNoCodeWord;
+    if (!kSharesWords) return column_[mma];
+    return __byte_perm(column_[mma / 2], 0, mma % 2 == 0 ? 0x1010 : 0x3232);
+  }
+
+  // Before the sums of the slice at depth k, the stage's slice number `slice`. Of all blocks at
+  // once: with a branch a block the mma of every stage were scheduled apart.
+  template <int kBlocks, class Sum>
+  SM80MOE_DEVICE void change_units(Sum (&acc)[Config::kMmasM][Config::kMmasN][4], uint32_t tile,
+                                   int slice, int k) const {
     if constexpr (Weight::kHasGroupScales) {
-      changes_units_ = (slice == 0 || !Tile::has_one_group(args_.packed)) &&
-                       changes_units(args_.packed, k, args_.k);
-      if (!changes_units_) return;
+      if (!changes_units(args_.packed, k, args_.k)) return;
 #pragma unroll
       for (int mma = 0; mma < Config::kMmasN; ++mma) {
         const int row = warp_row_ + mma * 8 + lane_index() % 4 * 2;
         const float2 before = ptx::ld_shared_v2_f32(tile + Tile::offset(2 * slice, row));
         const float2 now = ptx::ld_shared_v2_f32(tile + Tile::offset(2 * slice + 1, row));
-        ratio_[mma][0] = before.x * ptx::rcp_approx(now.x);
-        ratio_[mma][1] = before.y * ptx::rcp_approx(now.y);
+        const float ratio[] = {before.x * ptx::rcp_approx(now.x),
+                               before.y * ptx::rcp_approx(now.y)};
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) acc[block][mma][e] *= ratio[e % 2];
       }
     }
   }
 
+ private:
   // Both halves of a word are the same, so two can share one where registers are few.
   static constexpr bool kSharesWords = Config::kMmasN > 4;
   static constexpr int kColumnWords = kSharesWords ? Config::kMmasN / 2 : Config::kMmasN;
@@ -173,8 +168,6 @@ class GroupReader {
   const GroupedGemmArgs& args_;
   const int warp_row_;
   uint32_t column_[Weight::kHasCodes ? kColumnWords : 1];
-  float ratio_[Weight::kHasGroupScales ? Config::kMmasN : 1][2];  // of the scale before to this
-  bool changes_units_ = false;
 };
 
 }  // namespace sm80moe::gemm

@@ -11,7 +11,7 @@ namespace {
 enum class StoredFormat { kInt8, kInt4, kFp8, kMxfp4, kW8A8 };
 constexpr int64_t kNumFormats = 5;
 constexpr int64_t kChunkBytes = 16, kCodesOfWord = 4;
-constexpr int64_t kMxfp4Group = 32;
+constexpr int64_t kMxfp4Group = 32, kFp8Group = 128;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -34,6 +34,8 @@ void check_scheme(const Checker& check, const PackedScheme& scheme) {
     check.fail("group_size must be 0, 32, 64 or 128, got ", size);
   if (stored_format(scheme) == StoredFormat::kMxfp4 && size != kMxfp4Group)
     check.fail("group_size must be ", kMxfp4Group, " for mxfp4, got ", size);
+  if (stored_format(scheme) == StoredFormat::kFp8 && size != 0 && size != kFp8Group)
+    check.fail("group_size must be 0 or ", kFp8Group, " for fp8, got ", size);
   if (stored_format(scheme) == StoredFormat::kW8A8 && size != 0)
     check.fail("group_size must be 0 for w8a8, got ", size);
 }

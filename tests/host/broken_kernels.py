@@ -510,7 +510,7 @@ BROKEN_KERNELS = [
     BrokenKernel(
         "largest_of_a_row_of_one_warp",
         {"wrong-result"},
-        [Edit("quantize/quantize.cu", "value = max_of(value, of_warp[warp]);", "")],
+        [Edit("quantize/quantize.cu", "warp_max(lane < num_warps ? of_warp[lane] : 0)", "value")],
         command="quantize",
         options={"rows": 4, "columns": 2056, "type": "bf16"},
     ),
@@ -550,7 +550,19 @@ BROKEN_KERNELS = [
         "units_of_the_group_before",
         Edit(WEIGHT_GROUPS, "offset(2 * slice + 1, row)", "offset(2 * slice, row)"),
         "kBf16Fp8",
+        group=128,
+    ),
+    broken_packed(
+        "units_changed_at_a_stage_s_first_group_only",
+        Edit(MAINLOOP, "step == 0 || (is_fine && step", "step == 0 || (step < 0 && step"),
+        "kBf16Int4",
         group=32,
+    ),
+    broken_packed(
+        "activations_replaced_before_their_mma",
+        Edit(MAINLOOP, "(step * kBlocks + block) % kASlots", "block % kASlots"),
+        "kFp16Int4",
+        rows=[45],
     ),
     broken_packed(
         "zero_points_of_the_stage_before",

@@ -83,6 +83,14 @@ def several_tiles_of_one_cta(t: Tactic) -> Options:
     return {"rows": rows, "n": t["cta_n"] + _columns(t, 16), "k": t["cta_k"] + 8, "sms": 1}
 
 
+def every_number_of_row_blocks(t: Tactic) -> Options:
+    """Loops for tall and short tiles in turn, each of which finds what the one before it left."""
+    numbers = range(1, t["cta_m"] // 16 + 1)
+    blocks = [number for pair in zip(numbers, reversed(numbers), strict=True) for number in pair]
+    rows = [16 * number - 3 for number in blocks[: len(numbers)]]
+    return {"rows": rows, "n": t["cta_n"], "k": 2 * t["cta_k"] + 8, "sms": 1}
+
+
 def more_m_tiles_than_a_band(t: Tactic) -> Options:
     """The scheduler walks the row tiles of an expert in bands of 16."""
     return {"rows": [17 * min(t["cta_m"], 64)], "n": t["cta_n"] + _columns(t, 8), "k": 8, "sms": 2}
@@ -108,6 +116,7 @@ HAZARDS: dict[str, Callable[[Tactic], Options]] = {
         garbage_offsets,
         padded_rows,
         several_tiles_of_one_cta,
+        every_number_of_row_blocks,
         more_m_tiles_than_a_band,
     )
 }

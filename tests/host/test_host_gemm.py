@@ -69,7 +69,8 @@ def packed_options(instance: str, number: int) -> Options:
         return {"group": 32}
     if not re.search("Int8GroupWeight|Int4Weight|Fp8Weight", instance):
         return {}
-    return {"group": [0, 32, 64, 128][number % 4], "zero_points": number // 4 % 2}
+    sizes = [0, 128] if "Fp8Weight" in instance else [0, 32, 64, 128]
+    return {"group": sizes[number % len(sizes)], "zero_points": number // 4 % 2}
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,23 @@ def test_tensors_and_scheme_that_disagree(changes, error, message):
     assert str(caught.value) == f"grouped_gemm_quantized: {message}"
 
 
+@pytest.mark.parametrize(
+    ("name", "group_size", "message"),
+    [
+        ("w4a16-g32", 48, "must be 0, 32, 64 or 128, got 48"),
+        ("fp8-block", 64, "must be 0 or 128 for fp8, got 64"),
+        ("mxfp4", 64, "must be 32 for mxfp4, got 64"),
+    ],
+)
+def test_a_group_size_that_the_format_does_not_have(name, group_size, message, device):
+    packed, _ = random_packed(name, 2, 16, 128, device)
+    a, w = torch.zeros(3, 128, dtype=torch.bfloat16, device=device), packed.tensors()
+    arguments = (w.values, w.scale, w.codes, offsets_of(device, 1, 2), None, w.weight_format)
+    with pytest.raises(ValueError) as caught:
+        OPERATORS.grouped_gemm_quantized(a, *arguments, group_size)
+    assert str(caught.value) == f"grouped_gemm_quantized: group_size {message}"
+
+
 def test_weights_that_are_not_packed():
     a, offsets = torch.zeros(3, 64, dtype=torch.bfloat16), torch.tensor([0, 3]).int()
     for wrong in (torch.zeros(1, 16, 64), random_weight("w8a16", 1, 16, 64)):
@@ -268,7 +285,7 @@ def test_a_weight_of_another_depth():
 def test_every_tactic(name, dtype, cuda):
     """They differ in speed alone: a row's bits are the same by all of them."""
     packed, meaning = random_packed(name, 4, 272, 640, cuda)
-    for num_tokens in (3, 90, 400):
+    for num_tokens in (3, 90, 160, 310):  # loops for different numbers of row blocks
         a = random(cuda, dtype, num_tokens, 640)
         counts = (num_tokens // 2, 0, num_tokens - num_tokens // 2 - 1, 0)
         offsets, results = offsets_of(cuda, *counts), []
