@@ -60,9 +60,15 @@ inline constexpr int kSmemBytes = 98 * 1024;  // of a CTA, at most
 
 // These kernels save about 7 us of launches and prologues. With up to two rows an expert they
 // stream as the tiles of the GEMMs do; with more, 3 to 5% slower: then the tiles win beyond this
-// time of reading weights. Measured: H100, 2026-11-23, six models at 1 to 16 tokens.
-inline constexpr double kRowsAtFullSpeed = 2;
-inline constexpr double kMostUs = 200;
+// time of reading weights. Measured: H100, 2026-11-23, six models at 1 to 16 tokens. Of 8-bit
+// weights the tiles stream better than these kernels do: w8a16, three models at 1 to 4 tokens.
+struct FewRows {
+  double at_full_speed;
+  double most_us;
+};
+constexpr FewRows few_rows(WeightFormat format) {
+  return weight_bits(format) == 8 ? FewRows{1.2, 100} : FewRows{2, 200};
+}
 
 // The most pairs for which run_layer is the faster way: kMaxPairs at most, none if the kernels do
 // not fit the device. Pairs are taken to choose experts at random.
@@ -71,11 +77,12 @@ inline int max_pairs(const DeviceInfo& info, int64_t num_experts, int64_t hidden
   if (info.smem_per_cta < kSmemBytes) return 0;
   const double bytes_an_expert = 3.0 * hidden_size * intermediate_size * weight_bits(format) / 8;
   const double us_an_expert = bytes_an_expert / info.dram_bytes_per_us;
+  const FewRows few = few_rows(format);
   double active_experts = 0;
   for (int pairs = 0; pairs < kMaxPairs; ++pairs) {
     active_experts += 1 - active_experts / num_experts;
-    const bool slower = pairs + 1 > kRowsAtFullSpeed * active_experts;
-    if (slower && active_experts * us_an_expert > kMostUs) return pairs;
+    const bool slower = pairs + 1 > few.at_full_speed * active_experts;
+    if (slower && active_experts * us_an_expert > few.most_us) return pairs;
   }
   return kMaxPairs;
 }
