@@ -20,7 +20,8 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,12 @@ SANITIZERS = ("racecheck", "memcheck")  # the longer first
 KERNEL_TESTS = "gpu and not compile"
 COMPILER_TESTS = "gpu and compile"
 SANITIZER_TESTS = "sanitizer and gpu"
-PROCESSES_AT_ONCE = 16
+# For 16 CPUs. Compilers have their own, or the sanitizers, which start later, would wait for them.
+COMPILERS_AT_ONCE = 5
+OTHERS_AT_ONCE = 12
+# What one run under a sanitizer has at most: of a function of many slow cases the last would be
+# waited for, and each run costs seconds before its first test.
+TESTS_A_SANITIZER = 10
 # These test the build and the sources, not the kernels on a device, and import from this tree.
 _NOT_COPIED = ("packaging", "build_tools", "host", "__pycache__", RECEIPT.name)
 
@@ -106,16 +112,16 @@ class Suite:
         print(f"gpu_suite: pytest must run to its end, got exit code {code} in {tests}", flush=True)
         return Counter(failed=1)
 
-    def sanitizer_errors(self, tool: str, tests: str) -> int:
-        """Errors that a compute-sanitizer tool finds in our kernels in the marked ones of tests."""
-        name = f"{tool}_{_name(tests)}"
+    def sanitizer_errors(self, tool: str, tests: Sequence[str]) -> int:
+        """Errors that a compute-sanitizer tool finds in our kernels in these tests."""
+        name = f"{tool}_{_name(tests[0])}"
         log, output = self.folder / f"{name}.log", self.folder / f"{name}_tests.log"
         code = self.run(
             output,
             *(_find_compute_sanitizer(), "--tool", tool, "--log-file", str(log)),
             # Only our kernels, and no complaint about calls that torch makes to see what works.
             *("--kernel-name", "kns=sm80moe", "--report-api-errors", "no"),
-            *_pytest(SANITIZER_TESTS, tests),
+            *_pytest(SANITIZER_TESTS, *tests),
             # One allocation a tensor, so that an access past its end is an access to nothing.
             PYTORCH_NO_CUDA_MEMORY_CACHING="1",
         )
@@ -138,8 +144,8 @@ def _name(text: str) -> str:
     return re.sub(r"\W+", "_", text)
 
 
-def _pytest(marker: str, tests: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marker, tests)
+def _pytest(marker: str, *tests: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marker, *tests)
 
 
 def count_tests(junit: Path) -> Counter[str]:
@@ -158,6 +164,18 @@ def count_errors(output: str, exit_code: int) -> int:
     errors = sum(map(int, found))
     failed = exit_code != 0 or not found
     return max(errors, int(failed))
+
+
+def parts_of_functions(tests: Iterable[str]) -> list[list[str]]:
+    """The tests of each function, in parts of the same size, or nearly."""
+    functions: dict[str, list[str]] = defaultdict(list)
+    for test in tests:
+        functions[test.partition("[")[0]].append(test)
+    return [
+        found[part :: -(-len(found) // TESTS_A_SANITIZER)]
+        for found in functions.values()
+        for part in range(-(-len(found) // TESTS_A_SANITIZER))
+    ]
 
 
 def _find_compute_sanitizer() -> str:
@@ -179,20 +197,23 @@ def newest_wheel(folder: Path) -> Path:
 
 def run_all(suite: Suite) -> tuple[Counter[str], dict[str, int]]:
     """Counts of all tests, and errors by sanitizer."""
-    with ThreadPoolExecutor(PROCESSES_AT_ONCE) as pool:
+    with (
+        ThreadPoolExecutor(OTHERS_AT_ONCE) as pool,
+        ThreadPoolExecutor(COMPILERS_AT_ONCE) as compilers,
+    ):
         markers = (KERNEL_TESTS, COMPILER_TESTS, SANITIZER_TESTS)
         kernel_tests, compiler_tests, sanitizer_tests = pool.map(suite.collect, markers)
         files = sorted({test.partition("::")[0] for test in kernel_tests})
-        functions = sorted({test.partition("[")[0] for test in sanitizer_tests})
         kernels = [pool.submit(suite.count, KERNEL_TESTS, file) for file in files]
-        compiled = [pool.submit(suite.count, COMPILER_TESTS, test) for test in compiler_tests]
+        compiled = [compilers.submit(suite.count, COMPILER_TESTS, test) for test in compiler_tests]
+        parts = parts_of_functions(sanitizer_tests)
         # Sanitizers slow down whatever shares the GPU: they wait for the kernels' tests.
         passed = sum((future.result() for future in kernels), Counter())
         found = {
-            tool: [pool.submit(suite.sanitizer_errors, tool, function) for function in functions]
+            tool: [pool.submit(suite.sanitizer_errors, tool, part) for part in parts]
             for tool in SANITIZERS
         }
-    if not compiler_tests or not functions or not passed["passed"]:
+    if not compiler_tests or not parts or not passed["passed"]:
         sys.exit("gpu_suite: tests marked gpu must run, got none")
     counts = sum((future.result() for future in compiled), passed)
     return counts, {tool: sum(part.result() for part in parts) for tool, parts in found.items()}

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from build_tools.gpu_suite import count_errors, count_tests
+from build_tools.gpu_suite import (
+    TESTS_A_SANITIZER,
+    count_errors,
+    count_tests,
+    parts_of_functions,
+)
 from build_tools.receipt import sources_sha256, staleness
 
 
@@ -92,3 +97,11 @@ def test_a_sanitizer_run_counts_as_clean_only_with_a_clean_summary(
     output: str, exit_code: int, expected: int
 ) -> None:
     assert count_errors(output, exit_code) == expected
+
+
+def test_sanitizers_share_out_the_cases_of_a_function() -> None:
+    many = [f"tests/test_a.py::test_many[{i}]" for i in range(2 * TESTS_A_SANITIZER + 1)]
+    few = ["tests/test_a.py::test_few[0]", "tests/test_b.py::test_few"]
+    parts = parts_of_functions([*many, *few])
+    assert sorted(test for part in parts for test in part) == sorted([*many, *few])
+    assert sorted(map(len, parts)) == [1, 1, 7, 7, 7]
