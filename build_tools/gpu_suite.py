@@ -5,8 +5,8 @@
 It installs the wheel into an empty folder, copies the tests beside it (so that the sources of this
 tree cannot be imported by accident), and runs the tests marked `gpu`, then those marked `sanitizer`
 under both tools of compute-sanitizer, in many processes at once: most of a test's time is spent on
-the CPU. Tests of the compiler get a process each, so that the crash of one is one failure. No
-network is used; torch and pytest must be installed.
+the CPU. If the compiler crashes, its file's tests get a process each, so that one is one failure.
+No network is used; torch and pytest must be installed.
 """
 
 import argparse
@@ -33,12 +33,9 @@ SANITIZERS = ("racecheck", "memcheck")  # the longer first
 KERNEL_TESTS = "gpu and not compile"
 COMPILER_TESTS = "gpu and compile"
 SANITIZER_TESTS = "sanitizer and gpu"
-# For 16 CPUs. Compilers have their own, or the sanitizers, which start later, would wait for them.
-COMPILERS_AT_ONCE = 5
-OTHERS_AT_ONCE = 12
-# What one run under a sanitizer has at most: of a function of many slow cases the last would be
-# waited for, and each run costs seconds before its first test.
-TESTS_A_SANITIZER = 10
+PROCESSES_AT_ONCE = 16
+# Of a function with many slow cases the last would be waited for, but each run costs seconds.
+TESTS_A_SANITIZER = 16
 # These test the build and the sources, not the kernels on a device, and import from this tree.
 _NOT_COPIED = ("packaging", "build_tools", "host", "__pycache__", RECEIPT.name)
 
@@ -95,22 +92,27 @@ class Suite:
         # Warnings name tests too, amid their sentences.
         return re.findall(r"^tests/\S+::.*$", output.read_text(), re.MULTILINE)
 
-    def count(self, marker: str, tests: str) -> Counter[str]:
-        """Counts of passed, failed and skipped tests; a run that crashed is a failure more."""
-        name = _name(f"{marker} {tests}")
+    def count(self, marker: str, *tests: str) -> Counter[str]:
+        """Counts of passed, failed and skipped tests.
+
+        If pytest crashes, each of the tests has a run of its own; one that crashes is a failure.
+        """
+        name = _name(f"{marker} {tests[0]}" + (f" {len(tests)}" if len(tests) > 1 else ""))
         junit, output = self.folder / f"{name}.xml", self.folder / f"{name}.log"
         # Compiled in this process: workers for one small kernel cost more than they save.
         code = self.run(
             output,
-            *_pytest(marker, tests),
+            *_pytest(marker, *tests),
             f"--junitxml={junit}",
             TORCHINDUCTOR_COMPILE_THREADS="1",
         )
         print(output.read_text(), flush=True)
         if junit.is_file():
             return count_tests(junit)
-        print(f"gpu_suite: pytest must run to its end, got exit code {code} in {tests}", flush=True)
-        return Counter(failed=1)
+        print(f"gpu_suite: pytest must run to its end, got exit code {code}", flush=True)
+        if len(tests) == 1:
+            return Counter(failed=1)
+        return sum((self.count(marker, test) for test in tests), Counter())
 
     def sanitizer_errors(self, tool: str, tests: Sequence[str]) -> int:
         """Errors that a compute-sanitizer tool finds in our kernels in these tests."""
@@ -166,16 +168,21 @@ def count_errors(output: str, exit_code: int) -> int:
     return max(errors, int(failed))
 
 
+def by_name(tests: Iterable[str], end: str) -> dict[str, list[str]]:
+    """The tests by what their names are before `end`: that of their file, or function."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for test in tests:
+        found[test.partition(end)[0]].append(test)
+    return found
+
+
 def parts_of_functions(tests: Iterable[str]) -> list[list[str]]:
     """The tests of each function, in parts of the same size, or nearly."""
-    functions: dict[str, list[str]] = defaultdict(list)
-    for test in tests:
-        functions[test.partition("[")[0]].append(test)
-    return [
-        found[part :: -(-len(found) // TESTS_A_SANITIZER)]
-        for found in functions.values()
-        for part in range(-(-len(found) // TESTS_A_SANITIZER))
-    ]
+    parts = []
+    for found in by_name(tests, "[").values():
+        num_parts = -(-len(found) // TESTS_A_SANITIZER)
+        parts += [found[part::num_parts] for part in range(num_parts)]
+    return parts
 
 
 def _find_compute_sanitizer() -> str:
@@ -197,15 +204,16 @@ def newest_wheel(folder: Path) -> Path:
 
 def run_all(suite: Suite) -> tuple[Counter[str], dict[str, int]]:
     """Counts of all tests, and errors by sanitizer."""
-    with (
-        ThreadPoolExecutor(OTHERS_AT_ONCE) as pool,
-        ThreadPoolExecutor(COMPILERS_AT_ONCE) as compilers,
-    ):
+    with ThreadPoolExecutor(PROCESSES_AT_ONCE) as pool:
         markers = (KERNEL_TESTS, COMPILER_TESTS, SANITIZER_TESTS)
         kernel_tests, compiler_tests, sanitizer_tests = pool.map(suite.collect, markers)
-        files = sorted({test.partition("::")[0] for test in kernel_tests})
-        kernels = [pool.submit(suite.count, KERNEL_TESTS, file) for file in files]
-        compiled = [compilers.submit(suite.count, COMPILER_TESTS, test) for test in compiler_tests]
+        kernels = [
+            pool.submit(suite.count, KERNEL_TESTS, file) for file in by_name(kernel_tests, "::")
+        ]
+        compiled = [
+            pool.submit(suite.count, COMPILER_TESTS, *tests)
+            for tests in by_name(compiler_tests, "::").values()
+        ]
         parts = parts_of_functions(sanitizer_tests)
         # Sanitizers slow down whatever shares the GPU: they wait for the kernels' tests.
         passed = sum((future.result() for future in kernels), Counter())

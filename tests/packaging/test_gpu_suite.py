@@ -42,8 +42,11 @@ def test_the_tests_of_the_compiler_are_found_one_by_one(suite: Suite) -> None:
 
 def test_a_crash_is_a_failure(suite: Suite, tmp_path: Path) -> None:
     crash = tmp_path / "test_crash.py"
-    crash.write_text("import os\n\ndef test_crash():\n    os.abort()\n")
-    assert suite.count("not gpu", str(crash)) == Counter(failed=1)
+    crash.write_text(
+        "import os\n\ndef test_crash():\n    os.abort()\n\ndef test_fine():\n    pass\n"
+    )
+    tests = [f"{crash}::test_{name}" for name in ("crash", "fine")]
+    assert suite.count("not gpu", *tests) == Counter(passed=1, failed=1)
 
 
 def test_a_run_in_which_nothing_ran_is_no_proof(suite: Suite, monkeypatch) -> None:

@@ -18,7 +18,7 @@ WORKFLOWS = ROOT / ".github" / "workflows"
 
 # With 9 tactics on 3 architectures 9.1 MB by CUDA 12.4, 7.9 MB by 13.0. The index takes 100; nobody
 # should wait for a download.
-WHEEL_MEGABYTES = 32
+WHEEL_MEGABYTES = 34
 
 # What Ubuntu 22.04 has; the wheel from the container gets by with less.
 NEWEST_SYMBOLS = {"GLIBC": (2, 34), "GLIBCXX": (3, 4, 30), "CXXABI": (1, 3, 13)}
