@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(Config::kThreads, Weight::min_ctas(Config::kCt
   Loop mainloop(args, loader, ring);
   tiles.announce(second_tile);
 
-  const int num_k_tiles = ceil_div(args.k, Config::kCtaK);
+  const int num_k_tiles = Loader::num_k_tiles(args);
   ExpertTile tile;
   while (tiles.take_next(tile)) {
     typename Loop::Accumulator acc = {};

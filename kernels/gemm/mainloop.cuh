@@ -69,9 +69,10 @@ class Mainloop {
   // block that is kASlots further on; the tallest have fewer slots than blocks.
   static constexpr bool kInPlace = Config::kMmasM >= 4;
   static constexpr int kABuffers = kInPlace ? 1 : 2;
-  static constexpr int kASlots = !kInPlace || Config::kMmasM == 5         ? Config::kMmasM
-                                 : Weight::saves_registers(Config::kCtaM) ? 2
-                                                                          : 4;
+  static constexpr bool kSavesRegisters = Weight::saves_registers(Config::kCtaM);
+  static constexpr int kASlots = !kInPlace || Config::kMmasM == 5 ? Config::kMmasM
+                                 : kSavesRegisters                ? 2
+                                                                  : 4;
 
   // Of so many blocks those whose activations are there before a step begins.
   static constexpr int ahead(int blocks) { return min_of(kASlots, blocks) - 1; }
@@ -90,10 +91,11 @@ class Mainloop {
   }
 
   // With kIsFine a stage may hold several groups: a loop of its own, so that the others' code stays
-  // short.
+  // short. Where registers are few, it is one for all numbers of blocks.
   template <int kBlocks, bool kIsFine>
   SM80MOE_DEVICE void run_blocks(int num_k_tiles, int blocks, Accumulator& acc) {
-    constexpr int kFewer = fewer_blocks(kBlocks);
+    constexpr bool kHasOne = kIsFine && !Groups::kIsFine && kSavesRegisters;
+    constexpr int kFewer = kHasOne ? 0 : fewer_blocks(kBlocks);
     if constexpr (kFewer > 0)
       if (blocks <= kFewer) return run_blocks<kFewer, kIsFine>(num_k_tiles, blocks, acc);
 #pragma unroll 1

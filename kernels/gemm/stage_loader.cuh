@@ -65,6 +65,11 @@ class StageLoader {
     enter_tile();
   }
 
+  // Of each tile. A shift, since unsigned, so that nobody keeps it in a register.
+  SM80MOE_DEVICE static int num_k_tiles(const GroupedGemmArgs& args) {
+    return ceil_div<uint32_t>(args.k, Config::kCtaK);
+  }
+
   // True while stages remain to be issued.
   SM80MOE_DEVICE bool has_stage() const { return k_tiles_left_ > 0; }
 
@@ -121,7 +126,7 @@ class StageLoader {
     groups_.enter_row(groups_.kNoRow);
     row_scales_.leave_tile();
     if (!tiles_.enter_next(tile)) return;
-    k_tiles_left_ = ceil_div(args_.k, Config::kCtaK);
+    k_tiles_left_ = num_k_tiles(args_);
     find_a_rows(tile);
     row_scales_.enter_tile(tile);
     find_w_rows(tile);
@@ -174,14 +179,12 @@ class StageLoader {
   }
 
   // How far in the reduction the stage begins.
-  SM80MOE_DEVICE int depth() const {
-    return (ceil_div(args_.k, Config::kCtaK) - k_tiles_left_) * Config::kCtaK;
-  }
+  SM80MOE_DEVICE int depth() const { return (num_k_tiles(args_) - k_tiles_left_) * Config::kCtaK; }
 
   // Only the last k tile can be short; of it the chunks past the end are zeros.
   SM80MOE_DEVICE void drop_chunks_past_k() {
     if (k_tiles_left_ > 1) return;
-    const int k_in_tile = args_.k - (ceil_div(args_.k, Config::kCtaK) - 1) * Config::kCtaK;
+    const int k_in_tile = args_.k - (num_k_tiles(args_) - 1) * Config::kCtaK;
     if (ACopy::thread_chunk() * ATile::kElemsPerChunk >= k_in_tile) live_ &= ~kACopies;
     if (WCopy::thread_chunk() * kWeightsPerChunk >= k_in_tile) live_ &= kACopies;
   }

@@ -100,6 +100,8 @@ struct Int4Weight : PackedWeight<Int4Numbers<T>> {
 template <class T>
 struct Fp8Weight : PackedWeight<Fp8Numbers<T>> {};
 template <class T>
-struct Mxfp4Weight : PackedWeight<Mxfp4Numbers<T>> {};
+struct Mxfp4Weight : PackedWeight<Mxfp4Numbers<T>> {
+  static constexpr bool saves_registers(int cta_m) { return cta_m == 64; }
+};
 
 }  // namespace sm80moe::gemm
