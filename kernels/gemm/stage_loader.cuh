@@ -1,6 +1,8 @@
 #pragma once
 // The producer side of the cp.async ring: which bytes of global memory the next stage holds.
 
+#include <type_traits>
+
 #include "common/ptx.cuh"
 #include "common/smem_layout.cuh"
 #include "gemm/column_order.cuh"
@@ -65,9 +67,11 @@ class StageLoader {
     enter_tile();
   }
 
-  // Of each tile. A shift, since unsigned, so that nobody keeps it in a register.
+  // Of each tile. With packed weights a shift, since unsigned, that ptxas does not keep in
+  // registers; to the tallest tiles of 16 bits it leaves fewer of them.
   SM80MOE_DEVICE static int num_k_tiles(const GroupedGemmArgs& args) {
-    return ceil_div<uint32_t>(args.k, Config::kCtaK);
+    using Number = std::conditional_t<Weight::kIsPacked, uint32_t, int>;
+    return ceil_div<Number>(args.k, Config::kCtaK);
   }
 
   // True while stages remain to be issued.
