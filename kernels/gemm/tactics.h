@@ -31,9 +31,9 @@ inline constexpr Tactic kTactics[] = {
 // clang-format on
 inline constexpr int kNumTactics = sizeof(kTactics) / sizeof(kTactics[0]);
 
-// Tiles of packed weights multiply all blocks of 16 rows that a warp has, or three quarters of
-// them, or half: with a loop for each number kernels would take too long to compile. This is what
-// comes after `blocks`, 0 if nothing does.
+// Tiles of packed weights multiply all blocks of 16 rows that a warp has, or about three quarters
+// of them, or half: with a loop for each number kernels would take too long to compile. This is
+// what comes after `blocks`, 0 if nothing does.
 constexpr int fewer_packed_blocks(int most, int blocks) {
   const int fewer = blocks - (most >= 4 ? most / 4 : 1);
   return 2 * fewer >= most && fewer > 0 ? fewer : 0;

@@ -6,14 +6,8 @@
 namespace sm80moe::quantize {
 namespace {
 
+constexpr int kThreads = 128;
 constexpr int kColumnsPerThread = 8;  // 16 bytes in, 8 bytes out
-constexpr int kMostThreads = 1024;
-
-// For a row of few bytes what takes time is waiting for them: once, if threads are enough.
-int threads_for(int num_columns) {
-  const int threads = ceil_div(num_columns, kColumnsPerThread * kWarpSize) * kWarpSize;
-  return min_of(max_of(threads, kWarpSize), kMostThreads);
-}
 
 template <class T>
 SM80MOE_DEVICE void load_columns(float (&values)[kColumnsPerThread], const T* columns) {
@@ -28,19 +22,20 @@ SM80MOE_DEVICE void load_columns(float (&values)[kColumnsPerThread], const T* co
 }
 
 SM80MOE_DEVICE uint32_t cta_max(uint32_t value) {
-  __shared__ uint32_t of_warp[kMostThreads / kWarpSize];
+  __shared__ uint32_t of_warp[kThreads / kWarpSize];
   value = warp_max(value);
   if (lane_index() == 0) of_warp[warp_index()] = value;
   __syncthreads();
-  const int lane = lane_index(), num_warps = blockDim.x / kWarpSize;
-  return warp_max(lane < num_warps ? of_warp[lane] : 0);
+#pragma unroll
+  for (int warp = 0; warp < kThreads / kWarpSize; ++warp) value = max_of(value, of_warp[warp]);
+  return value;
 }
 
 template <class T>
 SM80MOE_DEVICE uint32_t largest_of_row(const T* row, int num_columns) {
   uint32_t largest = 0;
   for (int col = threadIdx.x * kColumnsPerThread; col < num_columns;
-       col += blockDim.x * kColumnsPerThread) {
+       col += kThreads * kColumnsPerThread) {
     float values[kColumnsPerThread];
     load_columns(values, row + col);
 #pragma unroll
@@ -51,7 +46,7 @@ SM80MOE_DEVICE uint32_t largest_of_row(const T* row, int num_columns) {
 
 // A CTA a row. What it reads twice is in L1 the second time.
 template <class T>
-__global__ void __launch_bounds__(kMostThreads) quantize_kernel(const QuantizeArgs args) {
+__global__ void __launch_bounds__(kThreads) quantize_kernel(const QuantizeArgs args) {
   const int64_t index = blockIdx.x;
   const T* row = static_cast<const T*>(args.rows) + index * args.row_stride;
   const Int8Quantizer quantizer = args.range != nullptr
@@ -59,7 +54,7 @@ __global__ void __launch_bounds__(kMostThreads) quantize_kernel(const QuantizeAr
                                       : quantizer_of_largest(largest_of_row(row, args.num_columns));
   int8_t* stored = args.values + index * args.values_stride;
   for (int col = threadIdx.x * kColumnsPerThread; col < args.values_stride;
-       col += blockDim.x * kColumnsPerThread) {
+       col += kThreads * kColumnsPerThread) {
     uint2 words{};
     if (col < args.num_columns) {
       float v[kColumnsPerThread];
@@ -76,7 +71,7 @@ __global__ void __launch_bounds__(kMostThreads) quantize_kernel(const QuantizeAr
 cudaError_t quantize_activations(const QuantizeArgs& args, ElementType type, cudaStream_t stream) {
   const auto kernel =
       type == ElementType::kBFloat16 ? quantize_kernel<__nv_bfloat16> : quantize_kernel<__half>;
-  kernel<<<args.num_rows, threads_for(args.num_columns), 0, stream>>>(args);
+  kernel<<<args.num_rows, kThreads, 0, stream>>>(args);
   return cudaGetLastError();
 }
 
