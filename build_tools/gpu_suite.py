@@ -35,7 +35,7 @@ COMPILER_TESTS = "gpu and compile"
 SANITIZER_TESTS = "sanitizer and gpu"
 PROCESSES_AT_ONCE = 16
 # Of a function with many slow cases the last would be waited for, but each run costs seconds.
-TESTS_A_SANITIZER = 16
+TESTS_A_SANITIZER = 8
 # These test the build and the sources, not the kernels on a device, and import from this tree.
 _NOT_COPIED = ("packaging", "build_tools", "host", "__pycache__", RECEIPT.name)
 

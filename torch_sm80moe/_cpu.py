@@ -260,16 +260,17 @@ def _dense(w: torch.Tensor) -> _Experts:
     return _Experts(w.size(0), w.size(1), lambda rows, expert: rows.float() @ w[expert].float().T)
 
 
-def _packed(w: PackedTensors, k: int, int8_group: int | None = None) -> _Experts:
+def _packed(w: PackedTensors, k: int) -> _Experts:
     """Return the weights as float32: what is stored meets fp32 sums without being rounded.
 
-    Of w8a8 activations become int8; `int8_group` columns share a scale, or all of a row.
+    Of w8a8 activations become int8.
     """
     from torch_sm80moe.quantization.packing import dequantize_rows
 
     num_experts, num_rows = w.values.shape[:2]
     if w.format_name == "w8a8":
-        return _Experts(num_experts, num_rows, partial(_int8_product, w, k, int8_group), True)
+        has_range = w.input is not None
+        return _Experts(num_experts, num_rows, partial(_int8_product, w, k), has_range)
 
     def weight(expert: int) -> torch.Tensor:
         codes = None if w.codes is None else w.codes[expert]
@@ -280,20 +281,14 @@ def _packed(w: PackedTensors, k: int, int8_group: int | None = None) -> _Experts
     return _Experts(num_experts, num_rows, lambda rows, expert: rows.float() @ weight(expert).T)
 
 
-def _int8_product(
-    w: PackedTensors, k: int, group: int | None, rows: torch.Tensor, expert: int
-) -> torch.Tensor:
-    """Multiply stored numbers exactly, in float64; scale each group's sum in float32."""
+def _int8_product(w: PackedTensors, k: int, rows: torch.Tensor, expert: int) -> torch.Tensor:
+    """Multiply stored numbers exactly, in float64; scale the sums in float32."""
     stored = w.values[expert, :, :k].view(torch.int8).double()
-    width = k if group is None or w.input is not None else group
-    total = torch.zeros((rows.size(0), stored.size(0)))
-    for begin in range(0, k, width):
-        columns = slice(begin, begin + width)
-        values, scale = reference.quantize_activations(rows[:, columns], w.input)
-        zero = 0 if w.input is None else w.input[1].double()
-        sums = (values.double() - zero) @ stored[:, columns].T
-        total += scale[:, None] * sums.float()
-    return total * w.scale[expert].flatten()  # of the rows in their order: a row has one
+    values, scale = reference.quantize_activations(rows, w.input)
+    zero = 0 if w.input is None else w.input[1].double()
+    sums = (values.double() - zero) @ stored.T
+    # Of weight rows in their order: a row has one scale.
+    return scale[:, None] * sums.float() * w.scale[expert].flatten()
 
 
 def _packed_layer(
@@ -306,7 +301,7 @@ def _packed_layer(
 ) -> torch.Tensor:
     intermediate_size = w13.values.size(1) // (2 if chosen.gated else 1)
     first = _packed(w13, hidden_states.size(1))
-    second = _packed(w2, intermediate_size, reference.INT8_GROUP)
+    second = _packed(w2, intermediate_size)
     return _layer(hidden_states, first, second, topk_weights, topk_ids, chosen)
 
 

@@ -319,6 +319,7 @@ def quantize_activations(
     _require_dtype(op, "a", a, _HALVES)
     _require_shape(op, "a", a, ("S", "K"))
     _require_multiple(op, "a", -1, a.size(1), _ROW_MULTIPLE)
+    _require_int(op, "a's depth", a.size(1), 1, _MAX_INT8_DEPTH, "the most of w8a8")
     _require_rows(op, "a", a.size(0))
     _require_row_strides(op, "a", a)
     _require_int8_range(op, "input_range", input_range, a, "a")

@@ -92,9 +92,8 @@ def fused_moe_quantized(
 
         w8a8: `quantize_activations` stores each token, once. The sums of stored products, less what
         the zero point adds to them, are exact; scales multiply them in fp32. The intermediate is
-        rounded to int8 alone, from fp32: of a known range, or with a scale for every 64 columns of
-        a row, which `w2`'s products of such a group are multiplied by when they are added up. A
-        token or group with NaN or infinity gives NaN or infinity with dynamic scales; with static
+        rounded to 16 bits and then like a token; one of a known range to int8 alone, from fp32. A
+        token or row with NaN or infinity gives NaN or infinity with dynamic scales; with static
         ones infinity saturates and NaN counts as the lowest number.
 
     Behaviour:
@@ -102,7 +101,7 @@ def fused_moe_quantized(
 
     Source:
         `kernels/gemm/weight_format.cuh`, `kernels/decode/packed_rows.cuh`, for w8a8
-        `int8_epilogue.cuh` and `group_sum_mainloop.cuh`; the specification is
+        `int8_epilogue.cuh` and `kernels/decode/int8_rows.cuh`; the specification is
         `reference.fused_moe` of `QuantizedWeight.dequantize`, for w8a8 with `int8`.
 
     Example:
@@ -403,7 +402,7 @@ def quantize_activations(
     Without a range the zero point is 0, and a row's largest magnitude becomes 127.
 
     Args:
-        a: `[S, K]`, float16 or bfloat16; K a multiple of 8, strides that are, too.
+        a: `[S, K]`, float16 or bfloat16; K a multiple of 8, 65536 at most, strides multiples of 8.
         input_range: `[2]`, float32, on the device of `a`: a scale, finite and positive, and a zero
             point, an integer of -128 to 127, of all rows; or None.
 

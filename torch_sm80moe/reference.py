@@ -43,7 +43,7 @@ def fused_moe(
 
     `round_to` rounds the intermediate and each expert's row to a dtype, as the operator does.
     `int8` stores what both GEMMs multiply as int8 (`w13_input` and `w2_input` are known ranges);
-    the intermediate then has no other rounding.
+    an intermediate of a known range has no other rounding.
     """
     rounded_to = dtype if round_to is None else round_to
     topk_ids = local_ids(topk_ids, expert_map)
@@ -66,17 +66,16 @@ def fused_moe(
             gate_up_order=gate_up_order,
             swiglu=swiglu_constants(swiglu_alpha, swiglu_beta, swiglu_limit, expert),
         )
-        if int8:
-            intermediate = as_stored(intermediate, w2_input, INT8_GROUP)
-        else:
+        if w2_input is None:
             intermediate = intermediate.to(rounded_to).to(dtype)
+        if int8:
+            intermediate = as_stored(intermediate, w2_input)
         y = linear(intermediate, w2, expert)
         y = add_bias(y.to(rounded_to).to(dtype), w2_bias, expert)
         out.index_add_(0, tokens, weight * y)
     return out
 
 
-INT8_GROUP = 64  # columns of a w8a8 layer's intermediate that share a scale
 _SMALLEST_MAGNITUDE = 2.0**-119  # its scale and the inverse of that are normal numbers
 
 
@@ -99,22 +98,14 @@ def quantize_activations(
     return values.to(torch.int8), scale.contiguous()
 
 
-def as_stored(
-    rows: torch.Tensor, input_range: torch.Tensor | None, group: int | None = None
-) -> torch.Tensor:
+def as_stored(rows: torch.Tensor, input_range: torch.Tensor | None) -> torch.Tensor:
     """Return the numbers, of the rows' dtype, that their int8 means.
 
-    Args:
-        rows: `[M, K]`.
-        input_range: scale and zero point, if they are known.
-        group: how many columns share a scale, without a range; None for all of a row.
+    `rows` is `[M, K]`; `input_range` is scale and zero point, if they are known.
     """
-    parts = []
-    for columns in rows.split(rows.size(1) if group is None else group, dim=1):
-        values, scale = quantize_activations(columns, input_range)
-        zero_point = 0 if input_range is None else input_range[1].to(rows.dtype)
-        parts.append((values.to(rows.dtype) - zero_point) * scale[:, None].to(rows.dtype))
-    return torch.cat(parts, dim=1)
+    values, scale = quantize_activations(rows, input_range)
+    zero_point = 0 if input_range is None else input_range[1].to(rows.dtype)
+    return (values.to(rows.dtype) - zero_point) * scale[:, None].to(rows.dtype)
 
 
 def linear(x: torch.Tensor, w: torch.Tensor, expert: int) -> torch.Tensor:

@@ -33,6 +33,10 @@ _SMALL_SAMPLE_SLACK = 4.0  # divided by the root of the number of elements
 _SIGMAS = 6.5
 # fp32 sums in another order differ by this much.
 _FP32_NOISE = 5e-6
+# Of int8 activations: one row in so many, and one more, may be stored anew, by which a layer
+# differs by no more than this, relatively. Rows of 14336 normal numbers are off by a third of it.
+_ROWS_PER_TIE = 50
+_STORED_ANEW = 0.1
 # An operator that rounds where exact_then_round rounds differs from it where a sum lies next to
 # the middle between two numbers of the dtype. One rounding more or less differs everywhere.
 _MAX_FLIP_SHARE = 0.5
@@ -236,6 +240,24 @@ def assert_close(out: torch.Tensor, expected: torch.Tensor, roundings: int, what
     error, allowed = measure_error(out, expected), tolerance(expected, out.dtype, roundings)
     if error.relative > allowed.relative or error.element > allowed.element:
         raise AssertionError(f"{what}: {error}, allowed {allowed}")
+
+
+def assert_close_but_for_ties(
+    out: torch.Tensor, expected: torch.Tensor, roundings: int, what: object
+) -> None:
+    """Fail unless all rows but a few are as near as `assert_close` wants, and those near.
+
+    For int8 activations: where fp32's own error decides how a number of the intermediate becomes 16
+    bits, it may be stored as another int8, and if it is its row's largest, by another scale all of
+    them.
+    """
+    distance = (out.double() - expected.double()).square().mean(dim=-1).nan_to_num(nan=math.inf)
+    num_few = 1 + out.size(0) // _ROWS_PER_TIE
+    most = distance.argsort()[: out.size(0) - num_few]
+    assert_close(out[most], expected[most], roundings, what)
+    error = measure_error(out, expected)
+    if error.relative > _STORED_ANEW:
+        raise AssertionError(f"{what}: {error}, allowed relative {_STORED_ANEW} of a few rows")
 
 
 def exact_then_round(inputs: Inputs, **options: Any) -> torch.Tensor:

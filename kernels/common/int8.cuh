@@ -12,7 +12,6 @@ namespace sm80moe {
 // Added to an integer of up to 22 bits this makes a float whose last bits are that integer: sums
 // and differences with it convert between the two, at several times the rate of a conversion.
 inline constexpr float kIntegerAsFloat = 12582912;  // 1.5 * 2 ** 23
-inline constexpr int32_t kIntegerAsFloatBits = 0x4b400000;
 
 struct Int8Quantizer {
   float scale, inverse;

@@ -10,12 +10,7 @@ struct Int8Range {
   float scale, zero_point;
 };
 
-// Columns of the intermediate that share a scale. Sums of so many products of int8 are integers of
-// less than 22 bits; see kIntegerAsFloat.
-inline constexpr int kInt8Group = 64;
-
 // Bytes that a row of so many int8 takes where kernels copy it in chunks.
 constexpr int64_t int8_row_bytes(int64_t columns) { return (columns + 15) / 16 * 16; }
-constexpr int64_t int8_groups(int64_t columns) { return (columns + kInt8Group - 1) / kInt8Group; }
 
 }  // namespace sm80moe

@@ -13,19 +13,20 @@ enum class WeightFormat {
   kInt4,
   kFp8,
   kMxfp4,
-  // For int8 activations; the last: those that have scales for groups of columns.
-  kInt8Rows,
-  kInt8RowGroups
+  kInt8Rows  // for int8 activations
 };
 
-constexpr bool meets_int8(WeightFormat format) {
-  return format == WeightFormat::kInt8Rows || format == WeightFormat::kInt8RowGroups;
-}
+constexpr bool meets_int8(WeightFormat format) { return format == WeightFormat::kInt8Rows; }
 
 // Bits that a weight takes, or two of them where the reduction counts pairs.
 constexpr int weight_bits(WeightFormat format) {
   if (format == WeightFormat::kDense || meets_int8(format)) return 16;
   return format == WeightFormat::kInt4 || format == WeightFormat::kMxfp4 ? 4 : 8;
+}
+
+// Bits that a weight takes.
+constexpr int stored_bits(WeightFormat format) {
+  return meets_int8(format) ? 8 : weight_bits(format);
 }
 
 // Rows whose scales, and whose words of codes, are next to each other.

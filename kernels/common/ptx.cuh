@@ -67,11 +67,6 @@ SM80MOE_DEVICE uint32_t ld_shared_b32(uint32_t address) {
   asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(address));
   return word;
 }
-SM80MOE_DEVICE float ld_shared_f32(uint32_t address) {
-  float word;
-  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(word) : "r"(address));
-  return word;
-}
 SM80MOE_DEVICE float2 ld_shared_v2_f32(uint32_t address) {
   float2 words;
   asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(words.x), "=f"(words.y) : "r"(address));
@@ -125,16 +120,6 @@ SM80MOE_DEVICE void mma_m16n8k32(int32_t (&d)[4], const uint32_t (&a)[4], uint32
                "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// d = a * b + c, likewise.
-SM80MOE_DEVICE void mma_m16n8k32(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
-                                 const int32_t (&c)[4]) {
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
-               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
-               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1),
-                 "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
 }
 
 // clang-format on

@@ -39,13 +39,6 @@ SM80MOE_DEVICE float warp_max(float value) {
 }
 
 SM80MOE_DEVICE unsigned warp_max(unsigned value) { return __reduce_max_sync(kFullWarp, value); }
-// Over the four lanes of a quad.
-SM80MOE_DEVICE unsigned quad_max(unsigned value) {
-#pragma unroll
-  for (int distance = 1; distance < 4; distance *= 2)
-    value = max_of(value, __shfl_xor_sync(kFullWarp, value, distance));
-  return value;
-}
 
 SM80MOE_DEVICE int warp_min(int value) { return __reduce_min_sync(kFullWarp, value); }
 

@@ -8,6 +8,8 @@ namespace sm80moe::decode {
 template <class T>
 struct DenseRows {
   using Element = T;
+  using Sum = float;
+  static constexpr bool kScalesActivations = false;
   static constexpr int kActivationChunks = 1;  // that a chunk of weights meets
   static constexpr bool kReadsActivations = false;
   static constexpr bool kLanesShare = false;
@@ -50,7 +52,10 @@ struct DenseRows {
       ptx::mma_m16n8k16(sums, {first.x, second.x, first.y, second.y}, x.x, x.y, T{});
       ptx::mma_m16n8k16(sums, {first.z, second.z, first.w, second.w}, x.z, x.w, T{});
     }
-    SM80MOE_DEVICE void finish(const Step&, float (&)[4]) const {}
+    SM80MOE_DEVICE void finish(const Step&, const float (&sums)[4], float (&values)[4]) const {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) values[i] = sums[i];
+    }
   };
 };
 

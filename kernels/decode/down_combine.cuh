@@ -4,6 +4,7 @@
 // w2_bias_e[h]) with weights that may be 1.
 
 #include "common/numeric.cuh"
+#include "decode/activation_scales.cuh"
 #include "decode/row_stream.cuh"
 
 namespace sm80moe::decode {
@@ -21,8 +22,9 @@ class Down {
   using T = typename Rows::Element;
 
   // products: [column pairs of the CTA, num_pairs], two rounded values a word.
-  SM80MOE_DEVICE Down(const LayerArgs& args, const ExpertGroups& groups, uint32_t* products)
-      : args_(args), groups_(groups), products_(products) {
+  SM80MOE_DEVICE Down(const LayerArgs& args, const ExpertGroups& groups, uint32_t* products,
+                      const ActivationScales& scales)
+      : args_(args), groups_(groups), products_(products), scales_(scales) {
     const int token = lane_index() / args.top_k, choice = lane_index() - token * args.top_k;
     if (token < args.num_tokens)
       router_weight_ = kHasOptions && args.weighs_input
@@ -50,7 +52,22 @@ class Down {
   SM80MOE_DEVICE const uint4* activations(int pair) const {
     return chunks_at(args_.intermediate, int64_t{pair} * args_.intermediate_size);
   }
+  SM80MOE_DEVICE float activation_scale(int pair) const { return scales_.of_row(pair); }
+  SM80MOE_DEVICE void after_first_loads() const {
+    if constexpr (Rows::kScalesActivations) {
+      __syncthreads();
+      for (int pair = 0; pair < num_pairs(); ++pair)
+        if (groups_.is_valid(pair))
+          scales_.add_row(pair, activations(pair), activation_depth(), typename Rows::Element{});
+      __syncthreads();
+    }
+  }
   SM80MOE_DEVICE void store(int, int pair, int column, float first, float second) const {
+    if constexpr (Rows::kScalesActivations) {
+      const float scale = activation_scale(pair);
+      first *= scale;
+      second *= scale;
+    }
     products_[column * num_pairs() + pair] = pack_pair(first, second, T{});
   }
   SM80MOE_DEVICE void after_last_load() const {}
@@ -102,6 +119,7 @@ class Down {
   const LayerArgs& args_;
   const ExpertGroups& groups_;
   uint32_t* products_;
+  const ActivationScales& scales_;
   float router_weight_ = 0;  // of this lane's pair
 };
 

@@ -4,6 +4,7 @@
 
 #include "common/activation.cuh"
 #include "common/numeric.cuh"
+#include "decode/activation_scales.cuh"
 #include "decode/prefetch.cuh"
 #include "decode/row_stream.cuh"
 
@@ -75,8 +76,9 @@ class GateUp {
  public:
   using Rows = Rows_;
 
-  SM80MOE_DEVICE GateUp(const LayerArgs& args, const ExpertGroups& groups, const Prefetch& prefetch)
-      : args_(args), groups_(groups), prefetch_(prefetch) {}
+  SM80MOE_DEVICE GateUp(const LayerArgs& args, const ExpertGroups& groups, const Prefetch& prefetch,
+                        const ActivationScales& scales)
+      : args_(args), groups_(groups), prefetch_(prefetch), scales_(scales) {}
 
   SM80MOE_DEVICE int num_columns() const {
     return args_.intermediate_size / Epilogue::kPerTileColumn;
@@ -101,7 +103,27 @@ class GateUp {
   SM80MOE_DEVICE const uint4* activations(int pair) const {
     return chunks_at(args_.hidden_states, groups_.token_of(pair) * args_.hidden_states_row_stride);
   }
+  // For a lane to ask alone.
+  SM80MOE_DEVICE float activation_scale(int pair) const {
+    return scales_.of_row(static_cast<unsigned>(pair) / static_cast<unsigned>(args_.top_k));
+  }
+  SM80MOE_DEVICE void after_first_loads() const {
+    if constexpr (Rows::kScalesActivations) {
+      __syncthreads();
+      for (int token = 0; token < args_.num_tokens; ++token) {
+        const int64_t row = token * args_.hidden_states_row_stride;
+        scales_.add_row(token, chunks_at(args_.hidden_states, row), activation_depth(),
+                        typename Rows::Element{});
+      }
+      __syncthreads();
+    }
+  }
   SM80MOE_DEVICE void store(int expert, int pair, int column, float first, float second) const {
+    if constexpr (Rows::kScalesActivations) {
+      const float scale = activation_scale(pair);
+      first *= scale;
+      second *= scale;
+    }
     Epilogue::template store<typename Rows::Element>(args_, expert, pair, column, first, second);
   }
   SM80MOE_DEVICE void after_last_load() const { prefetch_w2(args_, groups_, prefetch_); }
@@ -110,6 +132,7 @@ class GateUp {
   const LayerArgs& args_;
   const ExpertGroups& groups_;
   const Prefetch& prefetch_;
+  const ActivationScales& scales_;
 };
 
 }  // namespace sm80moe::decode

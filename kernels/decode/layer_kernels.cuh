@@ -9,7 +9,7 @@
 namespace sm80moe::decode {
 
 inline constexpr int kThreads = kWarps * kWarpSize;
-inline constexpr int kSmemForProducts = kSmemBytes - kRingBytes;
+inline constexpr int kSmemForProducts = kSmemBytes - kRingBytes - ActivationScales::kBytes;
 inline constexpr int kBytesPerProduct = sizeof(uint32_t);  // of two columns and a pair
 
 static_assert(kMaxPairs == kWarpSize, "each lane keeps a pair");
@@ -20,8 +20,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     gate_up_kernel(const __grid_constant__ LayerArgs args,
                    const __grid_constant__ Prefetch prefetch) {
   extern __shared__ __align__(16) uint8_t smem[];
+  const ActivationScales scales(smem + kRingBytes);
+  if (Rows::kScalesActivations) scales.clear();
   const ExpertGroups groups(args);
-  const GateUp<Rows, Epilogue> work(args, groups, prefetch);
+  const GateUp<Rows, Epilogue> work(args, groups, prefetch, scales);
   stream_rows(work, groups, smem);
 }
 
@@ -29,8 +31,11 @@ template <class Rows, bool kHasOptions>
 __global__ void __launch_bounds__(kThreads, 1)
     down_combine_kernel(const __grid_constant__ LayerArgs args) {
   extern __shared__ __align__(16) uint8_t smem[];
+  const ActivationScales scales(smem + kRingBytes);
+  if (Rows::kScalesActivations) scales.clear();
+  auto* products = reinterpret_cast<uint32_t*>(smem + kRingBytes + ActivationScales::kBytes);
   const ExpertGroups groups(args);
-  const Down<Rows, kHasOptions> work(args, groups, reinterpret_cast<uint32_t*>(smem + kRingBytes));
+  const Down<Rows, kHasOptions> work(args, groups, products, scales);
   stream_rows(work, groups, smem);
   __syncthreads();
   work.combine();
@@ -56,7 +61,8 @@ cudaError_t launch_gate_up(const LayerArgs& args, int device, const DeviceInfo& 
   if (status != cudaSuccess) return status;
   const int64_t num_columns = int64_t{args.num_tokens} * args.top_k * args.intermediate_size;
   const int num_ctas = static_cast<int>(min_of<int64_t>(info.num_sms, num_columns));
-  kernel<<<num_ctas, kThreads, kRingBytes, stream>>>(args, prefetch_for<Rows>(args, info));
+  constexpr int kSmem = kRingBytes + ActivationScales::kBytes;
+  kernel<<<num_ctas, kThreads, kSmem, stream>>>(args, prefetch_for<Rows>(args, info));
   return cudaGetLastError();
 }
 
@@ -72,7 +78,8 @@ cudaError_t launch_down_combine(const LayerArgs& args, int device, const DeviceI
   const int ctas_by_smem = ceil_div(column_pairs, kSmemForProducts / bytes_per_column_pair);
   const int num_ctas = max_of(min_of(info.num_sms, column_pairs), ctas_by_smem);
   const int products = column_pairs_of_cta(args.hidden_size, 0, num_ctas) * bytes_per_column_pair;
-  kernel<<<num_ctas, kThreads, kRingBytes + products, stream>>>(args);
+  const int smem = kRingBytes + ActivationScales::kBytes + products;
+  kernel<<<num_ctas, kThreads, smem, stream>>>(args);
   return cudaGetLastError();
 }
 

@@ -1,5 +1,5 @@
+#include "decode/int8_rows.cuh"
 #include "decode/layer_kernels.cuh"
-#include "decode/packed_rows.cuh"
 
 namespace sm80moe::decode {
 namespace {
@@ -36,6 +36,8 @@ cudaError_t run_layer_as(const LayerArgs& args, int device, const DeviceInfo& in
       return run_layer_of<PackedRows<T, Fp8Numbers<T>>>(args, device, info, stream);
     case WeightFormat::kMxfp4:
       return run_layer_of<PackedRows<T, Mxfp4Numbers<T>>>(args, device, info, stream);
+    case WeightFormat::kInt8Rows:
+      return run_layer_of<Int8Rows<T>>(args, device, info, stream);
     default:
       return run_layer_of<PackedRows<T, Int8GroupNumbers<T>>>(args, device, info, stream);
   }

@@ -12,6 +12,8 @@ namespace sm80moe::decode {
 template <class T, class Numbers>
 struct PackedRows {
   using Element = T;
+  using Sum = float;
+  static constexpr bool kScalesActivations = false;
   static constexpr int kActivationChunks = 2 * Numbers::kParts;
   static constexpr int kChunkDepth = kActivationChunks * kRowMultiple;  // weights of a chunk
   static constexpr bool kReadsActivations = true;
@@ -119,13 +121,12 @@ struct PackedRows {
         add_group(step, leader, weights, (lane_index() % 4 & -lanes_of_group) == leader, sums);
     }
 
-    SM80MOE_DEVICE void finish(const Step& step, float (&sums)[4]) const {
-      if (Numbers::kHasGroupScales) return;
-      const float2 scale = scales(step, 0);
-      sums[0] *= scale.x;
-      sums[1] *= scale.x;
-      sums[2] *= scale.y;
-      sums[3] *= scale.y;
+    SM80MOE_DEVICE void finish(const Step& step, const float (&sums)[4], float (&values)[4]) const {
+      const float2 scale = Numbers::kHasGroupScales ? float2{1, 1} : scales(step, 0);
+      values[0] = sums[0] * scale.x;
+      values[1] = sums[1] * scale.x;
+      values[2] = sums[2] * scale.y;
+      values[3] = sums[3] * scale.y;
     }
 
    private:

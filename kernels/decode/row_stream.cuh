@@ -137,6 +137,7 @@ template <class Work>
 class Multiplier {
  public:
   using Rows = typename Work::Rows;
+  using Sum = typename Rows::Sum;
 
   SM80MOE_DEVICE Multiplier(const Work& work, const ExpertGroups& groups, const Tiling& tiling,
                             const Walk& walk)
@@ -154,8 +155,7 @@ class Multiplier {
     products_.add(work_, step, chunk_, sums_);
     chunk_ += tiling_.lanes_per_row();
     if (--steps_ > 0) return;
-    products_.finish(step, sums_);
-    end_tile();
+    end_tile(step);
     walk_.advance();
   }
 
@@ -168,10 +168,12 @@ class Multiplier {
   }
 
   // This lane has columns 2 * (lane % 4) and the next of row lane / 4, in both halves of the sums.
-  SM80MOE_DEVICE void end_tile() {
+  SM80MOE_DEVICE void end_tile(const typename Rows::Step& step) {
     const int lane = lane_index();
     sum_slices(sums_[0], sums_[1]);
     sum_slices(sums_[2], sums_[3]);
+    float values[4];
+    products_.finish(step, sums_, values);
     const Group group = groups_[walk_.group()];
     const int column = walk_.tile() * tiling_.width() + tiling_.row_of(lane / 4);
     const bool has_column = tiling_.slice_of(lane / 4) == 0 && column < work_.num_columns();
@@ -179,16 +181,16 @@ class Multiplier {
     for (int i = 0; i < 2; ++i) {
       const int mma_column = lane % 4 * 2 + i, pair = group.pair(tiling_.row_of(mma_column));
       if (has_column && tiling_.slice_of(mma_column) == 0 && pair >= 0)
-        work_.store(group.expert, pair, column, sums_[i], sums_[2 + i]);
+        work_.store(group.expert, pair, column, values[i], values[2 + i]);
     }
 #pragma unroll
-    for (float& sum : sums_) sum = 0;
+    for (Sum& sum : sums_) sum = 0;
   }
 
   // `even` becomes the sum over all slices where row and column are of slice 0: slice bits 0, 1 and
   // 2 are bits 0, 1 and 2 of the row (lane bits 2, 3 and 4) and of the column (which of the two
   // sums, lane bits 0 and 1).
-  SM80MOE_DEVICE void sum_slices(float& even, float odd) const {
+  SM80MOE_DEVICE void sum_slices(Sum& even, Sum odd) const {
     if (tiling_.num_slices() == 1) return;
     if (lane_index() / 4 % 2 == 1) even = odd;
     even += __shfl_xor_sync(kFullWarp, even, 4);
@@ -203,7 +205,7 @@ class Multiplier {
   int steps_ = 0;  // left of the tile
   int chunk_;      // this lane's in the next step
   typename Rows::Products products_;
-  float sums_[4] = {};
+  Sum sums_[4] = {};
 };
 
 // Whether the last tiles that a CTA's warps come to leave few of them idle.
@@ -247,6 +249,7 @@ SM80MOE_DEVICE void stream_rows(const Work& work, const ExpertGroups& groups, vo
       if (Rows::kLanesShare) __syncwarp();
     }
     loader.issue(*oldest);
+    if (i == kStages - 1) work.after_first_loads();
     oldest += i % kStages == kStages - 1 ? 1 - kStages : 1;
   }
 }

@@ -11,13 +11,6 @@ namespace sm80moe::gemm {
 struct Int8Pair {
   int8_t first, second;
 };
-// The same, where every kInt8Group columns of an activation row have a scale.
-struct GroupedInt8Pair : Int8Pair {};
-
-template <class T>
-inline constexpr bool kHasRowGroups = false;
-template <>
-inline constexpr bool kHasRowGroups<GroupedInt8Pair> = true;
 
 // What the mma of a whole row adds up.
 template <class T>

@@ -96,17 +96,6 @@ struct GeneralEpilogue {
       }
   }
 
-  // factor(source row, which of its pairs) of a row of the result.
-  template <class Factor>
-  SM80MOE_DEVICE static float of_row(const GroupedGemmArgs& args, int row, const Factor& factor) {
-    const int pair = args.row_index ? args.row_index[row] : row;
-    const int source = args.row_index ? pair / args.top_k : row;
-    const int choice = args.row_index ? pair - source * args.top_k : 0;
-    // An index that the caller got wrong has read a row of zeros.
-    if (pair < 0 || source >= args.num_source_rows) return 0;
-    return factor(source, choice);
-  }
-
   template <class T, class Columns, int kMmasM, int kMmasN>
   SM80MOE_DEVICE static void add_biases(const GroupedGemmArgs& args, const TileColumns& columns,
                                         const WarpTile& tile, float (&acc)[kMmasM][kMmasN][4]) {

@@ -1,41 +1,33 @@
 #pragma once
 // The kernel: tiles x mainloop x epilogue, composition only.
 
-#include <type_traits>
-
 #include "gemm/column_scale.cuh"
 #include "gemm/epilogue.cuh"
-#include "gemm/group_sum_mainloop.cuh"
 #include "gemm/mainloop.cuh"
 #include "gemm/reduce_warps.cuh"
 
 namespace sm80moe::gemm {
 
-// Dynamic shared memory: the ring; what is for epilogues, the accumulators of split reductions
-// first; the queue of tiles; the scheduler's list.
+// Dynamic shared memory: the ring, the accumulators of split reductions, what is for epilogues, the
+// queue of tiles, the scheduler's list.
 template <class Config, class T, class Weight, class Epilogue>
 struct GroupedGemmSmem {
   using Loader = StageLoader<Config, T, Weight, Epilogue>;
   using Reduction = WarpReduction<Sum<T>, Config::kWarpsK, Config::kWarpsM * Config::kWarpsN,
                                   Config::kMmasM, Config::kMmasN>;
-  static constexpr int kScratchOffset = Loader::kRingBytes;
-  static constexpr int kScratchBytes =
-      max_of(Reduction::kSmemBytes, Epilogue::template kScratchBytes<Config>);
-  static constexpr int kQueueOffset = kScratchOffset + kScratchBytes;
+  static constexpr int kReductionOffset = Loader::kRingBytes;
+  static constexpr int kScratchOffset = kReductionOffset + Reduction::kSmemBytes;
+  static constexpr int kQueueOffset = kScratchOffset + Epilogue::template kScratchBytes<Config>;
   static constexpr int kSchedulerOffset = kQueueOffset + sizeof(TileQueueSlots);
   static constexpr int kFixedBytes = kQueueOffset;
 };
-
-template <class Config, class T, class Weight, class Epilogue>
-using LoopOf = std::conditional_t<kHasRowGroups<T>, GroupSumMainloop<Config, T, Weight, Epilogue>,
-                                  Mainloop<Config, T, Weight, Epilogue>>;
 
 template <class Config, class T, class Weight, class Epilogue>
 __global__ void __launch_bounds__(Config::kThreads, Weight::min_ctas(Config::kCtaM))
     grouped_gemm_kernel(const __grid_constant__ GroupedGemmArgs args) {
   using Smem = GroupedGemmSmem<Config, T, Weight, Epilogue>;
   using Loader = typename Smem::Loader;
-  using Loop = LoopOf<Config, T, Weight, Epilogue>;
+  using Loop = Mainloop<Config, T, Weight, Epilogue>;
   extern __shared__ __align__(1024) uint8_t smem[];  // swizzling XORs address bits below a row
 
   const TileColumns columns = Epilogue::columns(args, Config::kCtaN);
@@ -55,12 +47,12 @@ __global__ void __launch_bounds__(Config::kThreads, Weight::min_ctas(Config::kCt
     mainloop.run(num_k_tiles, tile.m_end - tile.m_begin, acc);
     const int claimed = tiles.claim();
 
-    void* scratch = smem + Smem::kScratchOffset;
-    Smem::Reduction::run(acc, static_cast<Sum<T>*>(scratch));
+    Smem::Reduction::run(acc, reinterpret_cast<Sum<T>*>(smem + Smem::kReductionOffset));
     const int warp = warp_index();
     if (Loop::warp_k(warp) > 0) continue;  // thread 0 goes on
     const int col0 =
         tile.tile_n * columns.per_tile + Loop::warp_col(warp) / Epilogue::kTileRowsPerColumn;
+    void* scratch = smem + Smem::kScratchOffset;
     const WarpTile warp_tile{
         tile.expert, tile.m_begin + Loop::warp_row(warp), Config::kRowsPerBlock, tile.m_end, col0,
         scratch};

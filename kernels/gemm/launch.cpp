@@ -16,6 +16,17 @@ const LaunchTable& dense_table(ElementType type, EpilogueKind epilogue) {
   }
 }
 
+const LaunchTable& int8_table(EpilogueKind epilogue) {
+  switch (epilogue) {
+    case EpilogueKind::kStore:
+      return kInt8RowsStore;
+    case EpilogueKind::kSwiglu:
+      return kInt8RowsSwiglu;
+    default:
+      return kInt8RowsGeneral;
+  }
+}
+
 }  // namespace
 
 const LaunchTable& launch_table_for(ElementType type, WeightFormat format, EpilogueKind epilogue) {
@@ -32,9 +43,7 @@ const LaunchTable& launch_table_for(ElementType type, WeightFormat format, Epilo
     case WeightFormat::kMxfp4:
       return bf16 ? kBf16Mxfp4 : kFp16Mxfp4;
     case WeightFormat::kInt8Rows:
-      return kInt8Rows;
-    case WeightFormat::kInt8RowGroups:
-      return kInt8RowGroups;
+      return int8_table(epilogue);
     default:
       return dense_table(type, epilogue);
   }

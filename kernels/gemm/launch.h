@@ -22,8 +22,9 @@ struct LaunchTable {
 extern const LaunchTable kBf16Store, kBf16Swiglu, kBf16General;
 extern const LaunchTable kFp16Store, kFp16Swiglu, kFp16General;
 extern const LaunchTable kBf16Int8, kBf16Int8Group, kBf16Int4, kBf16Fp8, kBf16Mxfp4;
-extern const LaunchTable kInt8Rows, kInt8RowGroups;  // of either 16-bit type
 extern const LaunchTable kFp16Int8, kFp16Int8Group, kFp16Int4, kFp16Fp8, kFp16Mxfp4;
+// Of either 16-bit type.
+extern const LaunchTable kInt8RowsStore, kInt8RowsSwiglu, kInt8RowsGeneral;
 
 // `type` is the 16-bit one.
 const LaunchTable& launch_table_for(ElementType type, WeightFormat format, EpilogueKind epilogue);

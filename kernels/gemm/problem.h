@@ -14,22 +14,19 @@ struct TileColumns {
   int total, per_tile, up;
 };
 
-// What a GEMM of int8 activations stores: 16-bit numbers, or the next GEMM's int8 activations, with
-// scales of groups that it finds, or of a known range.
-enum class Int8Output { k16Bit, kInt8Groups, kInt8Fixed };
+// What a GEMM of int8 activations stores: 16-bit numbers, or int8 of a known range.
+enum class Int8Output { k16Bit, kInt8 };
 
 // What stands beside int8 activations. The scales of weight rows are with the packed weights; so,
 // as codes of four bytes, are the sums of weight rows, if activations have a zero point.
 struct Int8Args {
-  // [num_source_rows], or of groups [groups, num_source_rows]: a tile reads those of many rows.
-  const float* row_scale;
+  const float* row_scale;    // [num_source_rows]
   int64_t row_scale_stride;  // from one row to the next; 0: all have the same
   const Int8Range* range;    // of all activations, or null
   bool is_bfloat16;          // the 16-bit type, of biases too
   Int8Output output;
   int out_stride;              // int8_row_bytes(columns)
-  float* out_scale;            // [int8_groups(columns), num_rows]
-  const Int8Range* out_range;  // or null
+  const Int8Range* out_range;  // of kInt8
 };
 
 // out[m, :] = epilogue(A[source(m), :] @ W[e].T)   for m in [expert_offsets[e],
@@ -72,6 +69,11 @@ constexpr bool is_gated(EpilogueKind kind) {
 // The one without options, which loads and multiplies the same: it says how fast a tactic is.
 constexpr EpilogueKind plain(EpilogueKind kind) {
   return is_gated(kind) ? EpilogueKind::kSwiglu : EpilogueKind::kStore;
+}
+
+// The one with options, where arguments say that there are none.
+constexpr EpilogueKind general(EpilogueKind kind) {
+  return is_gated(kind) ? EpilogueKind::kGated : EpilogueKind::kUngated;
 }
 
 // A row is addressed by a 32-bit count of 16-byte chunks from the start of its matrix.

@@ -7,7 +7,6 @@
 #include "common/smem_layout.cuh"
 #include "gemm/column_order.cuh"
 #include "gemm/problem.h"
-#include "gemm/row_scales.cuh"
 #include "gemm/tile_config.cuh"
 #include "gemm/tile_queue.cuh"
 #include "gemm/weight_groups.cuh"
@@ -53,8 +52,7 @@ class StageLoader {
   static constexpr int kCopies = TileCopy<ATile, Config::kThreads>::kPasses +
                                  TileCopy<WTile, Config::kThreads>::kPasses;  // a thread, a stage
   static constexpr int kGroupsOffset = ATile::kBytes + WTile::kBytes;         // in a stage
-  static constexpr int kRowScalesOffset = kGroupsOffset + GroupTile<Config, Weight>::kBytes;
-  static constexpr int kStageBytes = kRowScalesOffset + RowScaleTile<Config, T>::kBytes;
+  static constexpr int kStageBytes = kGroupsOffset + GroupTile<Config, Weight>::kBytes;
   static constexpr int kRingBytes = kStageBytes * Config::kStages;
 
   SM80MOE_DEVICE StageLoader(const GroupedGemmArgs& args, TileQueue<Config>& tiles, uint32_t ring)
@@ -81,7 +79,6 @@ class StageLoader {
   template <int kParts>
   SM80MOE_DEVICE void issue(int part) const {
     if (part == 0) groups_.issue(args_.packed, stage_ + kGroupsOffset, depth(), args_.k);
-    if (part == 0) row_scales_.issue(args_, stage_ + kRowScalesOffset, depth());
 #pragma unroll
     for (int copy = 0; copy < kCopies; ++copy) {
       if (copy * kParts / kCopies != part) continue;
@@ -128,17 +125,15 @@ class StageLoader {
     live_ = 0;
     k_tiles_left_ = 0;
     groups_.enter_row(groups_.kNoRow);
-    row_scales_.leave_tile();
     if (!tiles_.enter_next(tile)) return;
     k_tiles_left_ = num_k_tiles(args_);
     find_a_rows(tile);
-    row_scales_.enter_tile(tile);
     find_w_rows(tile);
     drop_chunks_past_k();
   }
 
   SM80MOE_DEVICE void find_a_rows(const ExpertTile& tile) {
-    const bool gathers = !kHasRowGroups<T> && args_.row_index != nullptr;
+    const bool gathers = args_.row_index != nullptr;
     a_source_ = static_cast<const char*>(args_.a) + ACopy::thread_chunk() * kChunkBytes;
 #pragma unroll
     for (int pass = 0; pass < ACopy::kPasses; ++pass) {
@@ -231,7 +226,6 @@ class StageLoader {
   uint32_t a_chunk_[ACopy::kPasses] = {};  // gathered rows, in chunks from the tensor's start
   uint32_t live_;
   GroupLoader<Config, Weight> groups_;
-  RowScaleLoader<Config, T> row_scales_;
 };
 
 }  // namespace sm80moe::gemm

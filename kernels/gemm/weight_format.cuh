@@ -46,11 +46,6 @@ struct DenseWeight {
 constexpr bool has_packed_tactic(const Tactic& t) {
   return t.warps_m == 1 && t.warps_k == 1 && (t.cta_m > 32 || t.cta_k == 128) && t.cta_m <= 128;
 }
-constexpr bool has_int8_tactic(const Tactic& t) {
-  return t.warps_k == 1 && t.cta_k == 64 && t.warps_n == 4 && t.cta_m <= 128 &&
-         (t.warps_m == 1 || t.cta_n == 256);
-}
-
 // Weights of 8 or 4 bits, of which ldmatrix deals out the words of 32 rows at once.
 template <class Numbers>
 struct PackedWeight : Numbers {
@@ -73,13 +68,15 @@ struct PackedWeight : Numbers {
   }
 };
 
-// int8 as it is, for int8 activations, which have scales for groups of columns or not.
+// int8 as it is, for int8 activations.
 template <class T>
 struct Int8PairWeight : DenseWeight<T> {
-  static constexpr WeightFormat kFormat =
-      kHasRowGroups<T> ? WeightFormat::kInt8RowGroups : WeightFormat::kInt8Rows;
+  static constexpr WeightFormat kFormat = WeightFormat::kInt8Rows;
   static constexpr int min_ctas(int) { return 1; }
-  static constexpr bool has_tactic(const Tactic& t) { return has_int8_tactic(t); }
+  // Taller tiles would spill; few rows have kernels of their own.
+  static constexpr bool has_tactic(const Tactic& t) {
+    return DenseWeight<T>::has_tactic(t) && t.warps_k == 1 && t.cta_m <= 128;
+  }
 };
 
 template <class T>

@@ -165,6 +165,7 @@ class Workspace {
       : buffer_(device.empty({layout.size}, ScalarType::Byte)) {
     auto* base = static_cast<char*>(buffer_.data_ptr());
     intermediate = base + layout.intermediate;
+    intermediate_scale = reinterpret_cast<float*>(base + layout.intermediate_scale);
     expert_rows = base + layout.expert_rows;
     expert_offsets = reinterpret_cast<int32_t*>(base + layout.expert_offsets);
     row_index = reinterpret_cast<int32_t*>(base + layout.row_index);
@@ -173,6 +174,7 @@ class Workspace {
   }
 
   void *intermediate, *expert_rows;
+  float* intermediate_scale;
   int32_t *expert_offsets, *row_index, *row_position, *tile_counters;
 
  private:
@@ -244,32 +246,31 @@ gemm::GroupedGemmArgs second_gemm(const Chunk& chunk, const Workspace& work) {
 
 // The first GEMM's activations as int8, in memory that the second GEMM will write.
 Int8Rows first_int8(const Chunk& chunk, const Workspace& work) {
-  return {work.expert_rows, chunk.num_tokens, chunk.layer.hidden_size(), 1};
+  return dense_int8_rows(work.expert_rows, chunk.num_tokens, chunk.layer.hidden_size());
 }
+// The second one's. Those of a known range the first GEMM stores. Otherwise it stores 16 bits,
+// since a row's largest is known when all its tiles are, and int8 take their place.
 Int8Rows second_int8(const Chunk& chunk, const Workspace& work) {
   const int64_t columns = chunk.layer.intermediate_size();
-  return {work.intermediate, chunk.num_rows(), columns, int8_groups(columns)};
+  const int64_t stride = chunk.layer.packed->w2.input ? int8_row_bytes(columns) : 2 * columns;
+  auto* values = static_cast<int8_t*>(work.intermediate);
+  return {values, stride, work.intermediate_scale, chunk.num_rows(), columns};
 }
 
-// The first GEMM of int8 activations: it stores those of the second.
 gemm::GroupedGemmArgs first_int8_gemm(const Chunk& chunk, const Workspace& work, ElementType type) {
   const PackedWeights& packed = *chunk.layer.packed;
   gemm::GroupedGemmArgs args = first_gemm(chunk, work);
   set_int8_rows(args, first_int8(chunk, work), int8_range(packed.w13.input), type);
-  const Int8Rows out = second_int8(chunk, work);
-  args.int8.out_stride = static_cast<int>(out.row_bytes());
-  args.int8.out_scale = out.scale();
+  args.int8.output = packed.w2.input ? gemm::Int8Output::kInt8 : gemm::Int8Output::k16Bit;
+  args.int8.out_stride = static_cast<int>(second_int8(chunk, work).row_bytes());
   args.int8.out_range = int8_range(packed.w2.input);
-  args.int8.output = packed.w2.input ? gemm::Int8Output::kInt8Fixed : gemm::Int8Output::kInt8Groups;
   return args;
 }
 
 gemm::GroupedGemmArgs second_int8_gemm(const Chunk& chunk, const Workspace& work,
                                        ElementType type) {
-  const Int8Range* range = int8_range(chunk.layer.packed->w2.input);
   gemm::GroupedGemmArgs args = second_gemm(chunk, work);
-  set_int8_rows(args, second_int8(chunk, work), range, type);
-  if (range == nullptr) args.packed.format = WeightFormat::kInt8RowGroups;
+  set_int8_rows(args, second_int8(chunk, work), int8_range(chunk.layer.packed->w2.input), type);
   return args;
 }
 
@@ -361,7 +362,9 @@ decode::LayerArgs decode_args(const Chunk& chunk, const Workspace& work) {
 bool is_decode(const DeviceScope& device, const Layer& layer) {
   const bool is_free =
       layer.tactic_w13 == kSelect && layer.tactic_w2 == kSelect && !layer.options.batch_invariant;
-  return is_free && !layer.is_w8a8() &&
+  // Ranges that are known beforehand may have zero points, which those kernels do not.
+  const bool has_ranges = layer.packed && layer.packed->w13.input;
+  return is_free && !has_ranges &&
          layer.shape().num_rows() <=
              decode::max_pairs(device.info(), layer.num_experts(), layer.hidden_size(),
                                layer.intermediate_size(), layer.weight_format());
@@ -387,6 +390,9 @@ void run_chunk(const Checker& check, const DeviceScope& device, const Chunk& chu
                   int8_range(layer.packed->w13.input), first_int8(chunk, work));
   run_gemm(check, device, is_w8a8 ? first_int8_gemm(chunk, work, type) : first_gemm(chunk, work),
            type, kind, "tactic_w13", layer.tactic_w13, among);
+  if (is_w8a8 && !layer.packed->w2.input)
+    quantize_rows(device, work.intermediate, layer.intermediate_size(), type, nullptr,
+                  second_int8(chunk, work));
   run_gemm(check, device, is_w8a8 ? second_int8_gemm(chunk, work, type) : second_gemm(chunk, work),
            type, gemm::EpilogueKind::kStore, "tactic_w2", layer.tactic_w2, among);
   device.check_cuda(combine(device, chunk, work, type));

@@ -92,9 +92,8 @@ Tensor quantize_input(const DeviceScope& device, const GemmCall& call,
                       gemm::GroupedGemmArgs& args) {
   const Tensor& a = call.a;
   const Int8Range* range = int8_range(call.packed->input);
-  Int8Rows rows{nullptr, a.size(0), a.size(1), 1};
-  Tensor memory = device.empty({rows.size()}, ScalarType::Byte);
-  rows.memory = memory.data_ptr();
+  Tensor memory = device.empty({dense_int8_bytes(a.size(0), a.size(1))}, ScalarType::Byte);
+  const Int8Rows rows = dense_int8_rows(memory.data_ptr(), a.size(0), a.size(1));
   quantize_rows(device, a.data_ptr(), a.stride(0), element_type(a), range, rows);
   set_int8_rows(args, rows, range, element_type(a));
   return memory;

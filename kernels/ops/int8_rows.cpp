@@ -22,16 +22,17 @@ void quantize_rows(const DeviceScope& device, const void* rows, int64_t row_stri
   args.num_rows = static_cast<int>(to.num_rows);
   args.num_columns = static_cast<int>(to.num_columns);
   args.range = range;
-  args.values = to.values();
-  args.values_stride = to.row_bytes();
-  args.scale = to.scale();
+  args.values = to.values;
+  args.row_bytes = static_cast<int>(to.row_bytes());
+  args.values_stride = to.stride;
+  args.scale = to.scale;
   device.check_cuda(quantize::quantize_activations(args, type, device.stream()));
 }
 
 void set_int8_rows(gemm::GroupedGemmArgs& args, const Int8Rows& rows, const Int8Range* range,
                    ElementType type) {
-  set_activations(args, rows.memory, rows.num_rows, rows.row_bytes() / 2);  // in pairs
-  args.int8.row_scale = range != nullptr ? &range->scale : rows.scale();
+  set_activations(args, rows.values, rows.num_rows, rows.stride / 2);  // in pairs
+  args.int8.row_scale = range != nullptr ? &range->scale : rows.scale;
   args.int8.row_scale_stride = range != nullptr ? 0 : 1;
   args.int8.range = range;
   args.int8.is_bfloat16 = type == ElementType::kBFloat16;
@@ -42,6 +43,7 @@ std::tuple<Tensor, Tensor> quantize_activations(Tensor a, std::optional<Tensor> 
   check.dtype("a", a, {ScalarType::Half, ScalarType::BFloat16});
   check.shape("a", a, {"S", "K"});
   check.multiple("a", -1, a.size(1), kRowMultiple);
+  check.between("a's depth", a.size(1), 1, kMaxInt8Depth, "the most of w8a8");
   check.num_rows("a", a.size(0));
   check.rows("a", a);
   check_int8_range(check, "input_range", input_range, "a", a);
@@ -58,6 +60,7 @@ std::tuple<Tensor, Tensor> quantize_activations(Tensor a, std::optional<Tensor> 
   args.num_columns = static_cast<int>(num_columns);
   args.range = int8_range(input_range);
   args.values = static_cast<int8_t*>(values.data_ptr());
+  args.row_bytes = static_cast<int>(num_columns);
   args.values_stride = num_columns;
   args.scale = static_cast<float*>(scale.data_ptr());
   device.check_cuda(quantize::quantize_activations(args, element_type(a), device.stream()));

@@ -19,17 +19,26 @@ inline const Int8Range* int8_range(const std::optional<Tensor>& t) {
 void check_int8_range(const Checker& check, const char* name, const std::optional<Tensor>& range,
                       const char* leader_name, const Tensor& leader);
 
-// Rows of int8_row_bytes(num_columns), then their scales, [groups, num_rows].
-// The memory is aligned to 16 bytes.
+// Rows of int8_row_bytes(num_columns), aligned to 16 bytes, and their scales.
 struct Int8Rows {
-  void* memory;
-  int64_t num_rows, num_columns, groups;
+  int8_t* values;
+  int64_t stride;  // from one row to the next, in bytes
+  float* scale;
+  int64_t num_rows, num_columns;
 
   int64_t row_bytes() const { return int8_row_bytes(num_columns); }
-  int64_t size() const { return num_rows * (row_bytes() + groups * int64_t{sizeof(float)}); }
-  int8_t* values() const { return static_cast<int8_t*>(memory); }
-  float* scale() const { return reinterpret_cast<float*>(values() + num_rows * row_bytes()); }
 };
+
+// Rows one after the other, then their scales.
+inline int64_t dense_int8_bytes(int64_t num_rows, int64_t num_columns) {
+  return num_rows * (int8_row_bytes(num_columns) + int64_t{sizeof(float)});
+}
+inline Int8Rows dense_int8_rows(void* memory, int64_t num_rows, int64_t num_columns) {
+  auto* values = static_cast<int8_t*>(memory);
+  const int64_t row_bytes = int8_row_bytes(num_columns);
+  auto* scale = reinterpret_cast<float*>(values + num_rows * row_bytes);
+  return {values, row_bytes, scale, num_rows, num_columns};
+}
 
 // Quantises 16-bit rows, `row_stride` elements apart, of a range that is known or null.
 void quantize_rows(const DeviceScope& device, const void* rows, int64_t row_stride,

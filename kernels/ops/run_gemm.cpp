@@ -35,6 +35,11 @@ int resolve_tactic(const Checker& check, const DeviceScope& device,
   return id;
 }
 
+// Zero points of int8 activations, and int8 results.
+bool has_int8_options(const gemm::GroupedGemmArgs& args) {
+  return args.int8.range != nullptr || args.int8.output != gemm::Int8Output::k16Bit;
+}
+
 }  // namespace
 
 void set_weights(gemm::GroupedGemmArgs& args, const Tensor& w, const ColumnRows& rows) {
@@ -61,13 +66,11 @@ void run_gemm(const Checker& check, const DeviceScope& device, gemm::GroupedGemm
               gemm::Tactics among) {
   args.gated = gemm::is_gated(epilogue);
   const WeightFormat format = args.packed.format;
+  const gemm::EpilogueKind kind = has_int8_options(args) ? gemm::general(epilogue) : epilogue;
   const gemm::GemmProblem problem{
-      type,
-      epilogue,
-      {args.num_rows, args.num_experts, args.n, args.k, weight_bits(format)},
-      format};
+      type, kind, {args.num_rows, args.num_experts, args.n, args.k, weight_bits(format)}, format};
   const int id = resolve_tactic(check, device, problem, argument, tactic, among);
-  const auto launch = gemm::launch_table_for(type, format, epilogue).launch[id];
+  const auto launch = gemm::launch_table_for(type, format, kind).launch[id];
   device.check_cuda(launch(args, device.index(), device.info(), device.stream()));
 }
 

@@ -15,12 +15,13 @@ inline constexpr int kNumTileCounters = 2;  // one a GEMM
 
 // Where each buffer begins, in bytes from the start of the block, and how long the block is.
 struct WorkspaceLayout {
-  int64_t intermediate;    // [num_rows, intermediate_size] 16-bit, or int8 and its scales
-  int64_t expert_rows;     // [num_rows, hidden_size] 16-bit; before, int8 activations
-  int64_t expert_offsets;  // [num_experts + 1] int32
-  int64_t row_index;       // [num_rows] int32
-  int64_t row_position;    // [num_rows] int32
-  int64_t tile_counters;   // [kNumTileCounters] int32
+  int64_t intermediate;        // [num_rows, intermediate_size] 16-bit, or int8
+  int64_t intermediate_scale;  // [num_rows] float, of int8
+  int64_t expert_rows;         // [num_rows, hidden_size] 16-bit; before, int8 activations
+  int64_t expert_offsets;      // [num_experts + 1] int32
+  int64_t row_index;           // [num_rows] int32
+  int64_t row_position;        // [num_rows] int32
+  int64_t tile_counters;       // [kNumTileCounters] int32
   int64_t size;
 };
 

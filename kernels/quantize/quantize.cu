@@ -6,21 +6,13 @@
 namespace sm80moe::quantize {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kColumnsPerThread = 8;  // 16 bytes in, 8 bytes out
+constexpr int kColumnsPerChunk = 8;  // 16 bytes in, 8 bytes out
 
-template <class T>
-SM80MOE_DEVICE void load_columns(float (&values)[kColumnsPerThread], const T* columns) {
-  const uint4 words = *reinterpret_cast<const uint4*>(columns);
-  const uint32_t pairs[] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-  for (int i = 0; i < kColumnsPerThread / 2; ++i) {
-    const float2 pair = unpack_pair(pairs[i], T{});
-    values[2 * i] = pair.x;
-    values[2 * i + 1] = pair.y;
-  }
+SM80MOE_DEVICE uint32_t largest_of_pair(float2 pair) {
+  return max_of(magnitude(pair.x), magnitude(pair.y));
 }
 
+template <int kThreads>
 SM80MOE_DEVICE uint32_t cta_max(uint32_t value) {
   __shared__ uint32_t of_warp[kThreads / kWarpSize];
   value = warp_max(value);
@@ -31,48 +23,66 @@ SM80MOE_DEVICE uint32_t cta_max(uint32_t value) {
   return value;
 }
 
-template <class T>
-SM80MOE_DEVICE uint32_t largest_of_row(const T* row, int num_columns) {
-  uint32_t largest = 0;
-  for (int col = threadIdx.x * kColumnsPerThread; col < num_columns;
-       col += kThreads * kColumnsPerThread) {
-    float values[kColumnsPerThread];
-    load_columns(values, row + col);
-#pragma unroll
-    for (const float value : values) largest = max_of(largest, magnitude(value));
-  }
-  return cta_max(largest);
-}
-
-// A CTA a row. What it reads twice is in L1 the second time.
-template <class T>
+// A CTA holds a row in registers, so that each number is read once, and all before any is written:
+// int8 may take the 16-bit numbers' place.
+template <class T, int kThreads, int kChunks>
 __global__ void __launch_bounds__(kThreads) quantize_kernel(const QuantizeArgs args) {
   const int64_t index = blockIdx.x;
   const T* row = static_cast<const T*>(args.rows) + index * args.row_stride;
+  const int first = threadIdx.x * kColumnsPerChunk;
+  constexpr int kColumnsPerPass = kThreads * kColumnsPerChunk;
+  uint4 chunks[kChunks];
+  uint32_t largest = 0;
+#pragma unroll
+  for (int i = 0; i < kChunks; ++i) {
+    const int col = first + i * kColumnsPerPass;
+    chunks[i] = col < args.num_columns ? *reinterpret_cast<const uint4*>(row + col) : uint4{};
+  }
+#pragma unroll
+  for (const uint4& chunk : chunks)
+    for (const uint32_t pair : {chunk.x, chunk.y, chunk.z, chunk.w})
+      largest = max_of(largest, largest_of_pair(unpack_pair(pair, T{})));
+
+  largest = cta_max<kThreads>(largest);
   const Int8Quantizer quantizer = args.range != nullptr
                                       ? int8_quantizer(args.range->scale, args.range->zero_point)
-                                      : quantizer_of_largest(largest_of_row(row, args.num_columns));
+                                      : quantizer_of_largest(largest);
   int8_t* stored = args.values + index * args.values_stride;
-  for (int col = threadIdx.x * kColumnsPerThread; col < args.values_stride;
-       col += kThreads * kColumnsPerThread) {
+#pragma unroll
+  for (int i = 0; i < kChunks; ++i) {
+    const int col = first + i * kColumnsPerPass;
+    if (col >= args.row_bytes) continue;
+    const bool is_padding = col >= args.num_columns;
+    const float2 a = unpack_pair(chunks[i].x, T{}), b = unpack_pair(chunks[i].y, T{});
+    const float2 c = unpack_pair(chunks[i].z, T{}), d = unpack_pair(chunks[i].w, T{});
     uint2 words{};
-    if (col < args.num_columns) {
-      float v[kColumnsPerThread];
-      load_columns(v, row + col);
-      words = {quantizer.store(v[0], v[1], v[2], v[3]), quantizer.store(v[4], v[5], v[6], v[7])};
-    }
+    if (!is_padding)
+      words = {quantizer.store(a.x, a.y, b.x, b.y), quantizer.store(c.x, c.y, d.x, d.y)};
     *reinterpret_cast<uint2*>(stored + col) = words;
   }
   if (threadIdx.x == 0) args.scale[index] = quantizer.scale;
 }
 
+template <class T, int kThreads, int kChunks>
+bool launch_if_fits(const QuantizeArgs& args, cudaStream_t stream) {
+  if (args.num_columns > kThreads * kChunks * kColumnsPerChunk) return false;
+  quantize_kernel<T, kThreads, kChunks><<<args.num_rows, kThreads, 0, stream>>>(args);
+  return true;
+}
+
+template <class T>
+cudaError_t launch(const QuantizeArgs& args, cudaStream_t stream) {
+  const bool fits =
+      launch_if_fits<T, 128, 1>(args, stream) || launch_if_fits<T, 128, 4>(args, stream) ||
+      launch_if_fits<T, 256, 8>(args, stream) || launch_if_fits<T, 1024, 8>(args, stream);
+  return fits ? cudaGetLastError() : cudaErrorInvalidValue;
+}
+
 }  // namespace
 
 cudaError_t quantize_activations(const QuantizeArgs& args, ElementType type, cudaStream_t stream) {
-  const auto kernel =
-      type == ElementType::kBFloat16 ? quantize_kernel<__nv_bfloat16> : quantize_kernel<__half>;
-  kernel<<<args.num_rows, kThreads, 0, stream>>>(args);
-  return cudaGetLastError();
+  return type == ElementType::kBFloat16 ? launch<__nv_bfloat16>(args, stream)
+                                        : launch<__half>(args, stream);
 }
 
 }  // namespace sm80moe::quantize

@@ -15,8 +15,9 @@ struct QuantizeArgs {
   int64_t row_stride;
   int num_rows, num_columns;  // columns are a multiple of 8
   const Int8Range* range;     // known for all rows; null: each row's largest number becomes 127
-  int8_t* values;             // [num_rows, num_columns], then zeros up to values_stride
-  int64_t values_stride;      // num_columns or int8_row_bytes(num_columns)
+  int8_t* values;             // [num_rows, num_columns], then zeros up to row_bytes
+  int row_bytes;              // num_columns or int8_row_bytes(num_columns)
+  int64_t values_stride;      // bytes between rows; those may lie where the 16-bit rows do
   float* scale;               // [num_rows]
 };
 cudaError_t quantize_activations(const QuantizeArgs& args, ElementType type, cudaStream_t stream);

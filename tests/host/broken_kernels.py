@@ -96,7 +96,7 @@ FORMATS = "common/stored_numbers.cuh"
 DEQUANTIZE = "common/dequantize.cuh"
 INT8_EPILOGUE = "gemm/int8_epilogue.cuh"
 INT8_STORE = "gemm/int8_store.cuh"
-GROUP_SUMS = "gemm/group_sum_mainloop.cuh"
+INT8_SCALES = "gemm/int8_scales.cuh"
 WEIGHT_GROUPS = "gemm/weight_groups.cuh"
 NIBBLES_OF_PART_0 = "b0 = nibble_pair<T>(raw + 0 * part, taken);"
 SORT = "routing/sort_by_expert.cu"
@@ -123,9 +123,11 @@ def broken_decode(name: str, checks: set[str], edit: Edit, **options: object) ->
     return BrokenKernel(name, checks, [edit], command="decode", options=options, source=DECODE)
 
 
-def broken_packed_decode(name: str, edit: Edit, **options: object) -> BrokenKernel:
+def broken_packed_decode(
+    name: str, edit: Edit, checks: set[str] | None = None, **options: object
+) -> BrokenKernel:
     """One mistake in what those make of packed weights."""
-    checks = {"wrong-result", "out-of-bounds"}
+    checks = checks or {"wrong-result", "out-of-bounds"}
     shape = {"hidden": 328, "intermediate": 200, **options}
     source = "decode/packed.cu"
     return BrokenKernel(name, checks, [edit], command="decode", options=shape, source=source)
@@ -156,7 +158,7 @@ def broken_packed(name: str, edit: Edit, table: str, **options: object) -> Broke
 
 
 def broken_int8(
-    name: str, edit: Edit, checks: set[str], table: str = "kInt8Rows", **options: object
+    name: str, edit: Edit, checks: set[str], table: str = "kInt8RowsGeneral", **options: object
 ) -> BrokenKernel:
     """One mistake in what is made of int8 activations."""
     shape = {"rows": [5, 17], "n": 272, "k": 328, "activation": 5, **options}
@@ -446,30 +448,8 @@ BROKEN_KERNELS = [
     ),
     broken_int8(
         "scales_used_before_they_are_fetched",
-        Edit(INT8_EPILOGUE, "first_col, shared);\n    __syncthreads();", "first_col, shared);"),
+        Edit(INT8_SCALES, "    __syncwarp();\n    return scales;", "    return scales;"),
         {"race", "uninitialised", "wrong-result"},
-    ),
-    broken_int8(
-        "largest_overwritten_by_the_next_block",
-        Edit(INT8_EPILOGUE, "tile.row0 / Config::kRowsPerBlock % 2 : 0", "0 : 0"),
-        {"race", "wrong-result"},
-        output=1,
-    ),
-    broken_int8(
-        "largest_of_one_warp",
-        Edit(INT8_STORE, "warp < kWarps; ++warp)", "warp < 1; ++warp)"),
-        {"wrong-result"},
-        output=1,
-    ),
-    broken_int8(
-        "largest_shared_without_barrier",
-        Edit(
-            INT8_STORE,
-            "share_largest(largest, acc);\n    __syncthreads();",
-            "share_largest(largest, acc);",
-        ),
-        {"race", "uninitialised", "wrong-result"},
-        output=1,
     ),
     broken_int8(
         "padding_of_int8_rows_left_out",
@@ -478,34 +458,6 @@ BROKEN_KERNELS = [
         output=1,
         gated=0,
         n=264,
-    ),
-    broken_int8(
-        "scales_of_groups_a_row_apart",
-        Edit("gemm/row_scales.cuh", "int64_t{group} * args.num_source_rows", "group"),
-        {"wrong-result"},
-        table="kInt8RowGroups",
-    ),
-    broken_int8(
-        "scales_of_the_first_group_for_all",
-        Edit(GROUP_SUMS, "load_scales(scale, group, block);", "load_scales(scale, 0, block);"),
-        {"wrong-result"},
-        table="kInt8RowGroups",
-    ),
-    broken_int8(
-        "scales_read_when_the_stage_has_turned",
-        Edit(
-            GROUP_SUMS,
-            "stage_ + scales_lane_ + RowScales::offset(",
-            "Loader::next_stage(ring_, stage_) + scales_lane_ + RowScales::offset(",
-        ),
-        {"wrong-result", "in-flight", "race", "uninitialised"},
-        table="kInt8RowGroups",
-    ),
-    broken_int8(
-        "second_half_of_columns_never_multiplied",
-        Edit(GROUP_SUMS, "half < 2; ++half", "half < 1; ++half"),
-        {"wrong-result", "uninitialised"},
-        table="kInt8RowGroups",
     ),
     BrokenKernel(
         "largest_of_a_row_of_one_warp",
@@ -517,7 +469,7 @@ BROKEN_KERNELS = [
     BrokenKernel(
         "padding_of_quantised_rows_left_out",
         {"wrong-result"},
-        [Edit("quantize/quantize.cu", "col < args.values_stride;", "col < args.num_columns;")],
+        [Edit("quantize/quantize.cu", "col >= args.row_bytes", "col >= args.num_columns")],
         command="quantize",
         options={"rows": 4, "columns": 72, "stride": 80, "type": "fp16"},
     ),
@@ -800,6 +752,39 @@ BROKEN_KERNELS = [
         "activations_past_the_row_read",
         Edit(PACKED_ROWS, "begin + i < activation_chunks_", "begin + i <= activation_chunks_"),
         format="int8",
+    ),
+    broken_packed_decode(
+        "activations_stored_with_the_scale_of_the_first_token",
+        Edit(GATE_UP, "/ static_cast<unsigned>(args_.top_k)", "/ 1000u"),
+        format="w8a8",
+        tokens=5,
+    ),
+    broken_packed_decode(
+        "scales_used_before_all_rows_are_seen",
+        Edit(
+            DOWN, "typename Rows::Element{});\n      __syncthreads();", "typename Rows::Element{});"
+        ),
+        {"race", "uninitialised", "wrong-result"},
+        format="w8a8",
+    ),
+    broken_packed_decode(
+        "largest_added_before_it_is_cleared",
+        Edit(DOWN, "      __syncthreads();\n      for (int pair", "      for (int pair"),
+        {"race", "uninitialised", "wrong-result"},
+        format="w8a8",
+    ),
+    BrokenKernel(
+        "quantised_rows_written_before_all_is_read",
+        {"race", "wrong-result"},
+        [
+            Edit(
+                "quantize/quantize.cu",
+                "  if (lane_index() == 0) of_warp[warp_index()] = value;\n  __syncthreads();",
+                "  if (lane_index() == 0) of_warp[warp_index()] = value;",
+            )
+        ],
+        command="quantize",
+        options={"rows": 4, "columns": 2056, "type": "bf16", "in_place": 1, "range": 1},
     ),
     broken_epilogue(
         "bias_of_the_gates_added_to_the_ups",

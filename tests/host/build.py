@@ -105,11 +105,11 @@ def launch_tables() -> dict[str, str]:
 
 
 # Those of int8 activations have a command of their own.
-INT8_TABLES = ("kInt8Rows", "kInt8RowGroups")
+INT8_TABLES = ("kInt8RowsStore", "kInt8RowsSwiglu", "kInt8RowsGeneral")
 # Which tactics have kernels of which weights; the program's own list is compared with them.
 DENSE_TACTICS = tuple(range(9))
 PACKED_TACTICS = (3, 9, 10, 11)
-INT8_TACTICS = (2, 3, 5)
+INT8_TACTICS = (2, 3, 4, 5)
 
 
 def instances_of_tables() -> list[tuple[str, int]]:

@@ -60,6 +60,7 @@ PACKED: dict[str, dict[str, object]] = {
     "fp8": {"format": "fp8"},
     "fp8_groups_of_128": {"format": "fp8", "group": 128},
     "mxfp4": {"format": "mxfp4", "group": 32},
+    "w8a8": {"format": "w8a8"},
 }
 PACKED_SHAPES: dict[str, dict[str, object]] = {
     "one_token": {"tokens": 1, "top_k": 3, "hidden": 1544, "intermediate": 40},

@@ -104,19 +104,6 @@ def test_words_of_groups_fill_their_sectors(
     assert copied["chunks_brought"] == copied["chunks_wanted"] > 0, str(outcome)
 
 
-@pytest.mark.parametrize("tactic", INT8_TACTICS)
-def test_scales_of_groups_of_rows_fill_most_of_their_sectors(
-    program: Path, seed: int, tactic: int
-) -> None:
-    """An expert's rows begin anywhere."""
-    shape = {"rows": [100, 27], "n": 512, "k": 1024}
-    outcome = run_ok(
-        program, "int8_gemm", table="kInt8RowGroups", tactic=tactic, seed=seed, **shape
-    )
-    copied = outcome.copied_bytes()
-    assert 0 < copied["words_brought"] < 1.5 * copied["words_wanted"], str(outcome)
-
-
 @pytest.mark.parametrize("options", EPILOGUE_OPTIONS)
 @pytest.mark.parametrize("table", ["kBf16General", "kFp16General"])
 def test_options_of_the_epilogue(program: Path, seed: int, table: str, options: str) -> None:
@@ -140,13 +127,12 @@ def test_orders_of_gates_and_ups(
 
 # Epilogues of int8 activations, what they store, and where activations come from.
 INT8_OPTIONS: list[Options] = [
-    {"output": 1},
+    {"output": 1, "fixed": 1},
     {"output": 0, "gated": 0, "activation": 5},
-    {"output": 2, "fixed": 1},
     {"output": 1, "gated": 0, "activation": 1, "bias": 1},
     {"output": 0, "fixed": 1, "bias": 1, "order": 2, "type": "fp16"},
     {"output": 1, "scale": 1, "constants": 1, "order": 1},
-    {"output": 2, "gated": 0, "activation": 4, "type": "fp16"},
+    {"output": 1, "gated": 0, "activation": 4, "fixed": 1, "type": "fp16"},
 ]
 
 
@@ -162,15 +148,13 @@ def test_int8_gemm(
     hazard: str,
 ) -> None:
     number = list(HAZARDS).index(hazard)
-    has_groups = table == "kInt8RowGroups"
     options: Options = {"type": ["bf16", "fp16"][number % 2]}
-    if not has_groups:
+    if table == "kInt8RowsGeneral":
         options |= INT8_OPTIONS[(number + tactic) % len(INT8_OPTIONS)]
+    if table == "kInt8RowsStore":
+        options |= {"gated": 0, "activation": 5}
     shape = HAZARDS[hazard]({**tactics[table, tactic], **_gated(options)})
     shape.pop("pad", None)
-    if has_groups:
-        for name in ("top_k", "wrong_index"):
-            shape.pop(name, None)
     depth = shape["k"]
     assert isinstance(depth, int)
     shape["k"] = max(8, 2 * depth - 8)  # as many stages as of 16 bits, and half a chunk less
@@ -191,14 +175,19 @@ def test_int8_gemm_of_the_largest_numbers(
     program: Path, seed: int, options: Options, extreme: int
 ) -> None:
     shape = {"rows": [37, 0, 5], "n": 272, "k": 328, "top_k": 2, "extreme": extreme}
-    run_ok(program, "int8_gemm", table="kInt8Rows", tactic=3, seed=seed, **shape, **options)
+    run_ok(program, "int8_gemm", tactic=3, seed=seed, **shape, **options)
 
 
 @pytest.mark.parametrize("range_", [0, 1])
 @pytest.mark.parametrize("type_", ["bf16", "fp16"])
-@pytest.mark.parametrize(("columns", "stride"), [(8, 8), (8, 16), (72, 72), (72, 80), (2056, 2064)])
+@pytest.mark.parametrize(
+    ("columns", "stride"),
+    [(8, 8), (8, 16), (72, 80), (1032, 1040), (4104, 4112), (16392, 16400), (65536, 65536)],
+)
 def test_quantize(
     program: Path, seed: int, columns: int, stride: int, type_: str, range_: int
 ) -> None:
-    shape = {"rows": 7, "columns": columns, "stride": stride, "pad": 8}
-    run_ok(program, "quantize", type=type_, range=range_, seed=seed, **shape)
+    """By every kernel, each of which holds rows of a length; beside the rows and in their place."""
+    for in_place in (0, 1):
+        shape = {"rows": 5, "columns": columns, "stride": stride, "pad": 8, "in_place": in_place}
+        run_ok(program, "quantize", type=type_, range=range_, seed=seed, **shape)

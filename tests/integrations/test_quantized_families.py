@@ -66,9 +66,11 @@ def test_a_layer_is_what_the_model_defines_with_other_weights(scheme, model, dev
     experts = next(m for m in model.modules() if isinstance(m, QuantizedModelExperts))
     meant = [w.dequantize() for w in (experts.quantized().w13, experts.quantized().w2)]
     int8 = scheme == "w8a8"
+    options["round_to"] = x.dtype if int8 else None
     expected = reference.fused_moe(x, *meant, weights, ids, **options, int8=int8)
     assert 0 < testing.measure_error(expected, exact).relative < 0.4
-    testing.assert_close(experts(x, ids, weights), expected, testing.ROUNDINGS_FUSED_MOE, scheme)
+    assert_close = testing.assert_close_but_for_ties if int8 else testing.assert_close
+    assert_close(experts(x, ids, weights), expected, testing.ROUNDINGS_FUSED_MOE, scheme)
 
 
 # What transformers 5.17 loads of a saved deepseek_v4 does not run, in 16 bits either.

@@ -1,5 +1,6 @@
 // decode tokens=2 top_k=4 experts=8 hidden=72 intermediate=40 seed=1: the whole layer for few rows.
-// format=int8, int4, fp8 or mxfp4 packs the weights, with group=0 to 128 and zero_points=1.
+// format=int8, int4, fp8 or mxfp4 packs the weights, with group=0 to 128 and zero_points=1; of w8a8
+// activations become int8, too.
 // Options are those of driver/epilogue.h, weigh_input=1, w2_bias=1 and residual=1.
 
 #include "decode/decode.h"
@@ -9,6 +10,7 @@
 
 #include "driver/commands.h"
 #include "driver/epilogue.h"
+#include "driver/int8.h"
 #include "driver/tensor.h"
 #include "driver/weights.h"
 #include "runtime/settings.h"
@@ -46,7 +48,8 @@ WeightFormat read_format(const Options& options) {
   if (name == "int4") return WeightFormat::kInt4;
   if (name == "fp8") return WeightFormat::kFp8;
   if (name == "mxfp4") return WeightFormat::kMxfp4;
-  usage_error("decode: format must be dense, int8, int4, fp8 or mxfp4, got " + name);
+  if (name == "w8a8") return WeightFormat::kInt8Rows;
+  usage_error("decode: format must be dense, int8, int4, fp8, mxfp4 or w8a8, got " + name);
 }
 
 Shape read_shape(const Options& options) {
@@ -195,16 +198,30 @@ class Problem {
       return;
     }
     const int e = static_cast<int>(expert(pair));
+    const std::vector<double> x = multiplied(x_, token(pair), shape_.hidden);
     const auto sum = [&](int row) {
       double sum = 0;
-      for (int h = 0; h < shape_.hidden; ++h)
-        sum += x_.value(token(pair), h) * w13_->value(e, row, h);
+      for (int h = 0; h < shape_.hidden; ++h) sum += x[h] * w13_->value(e, row, h);
       return weigh_input_ ? sum * weights_.at(token(pair), choice(pair)) : sum;
     };
     const double wanted = epilogue_.value(e, i, sum), got = to_double(bits, shape_.type);
     // The sums are exact, activations add fp32's own error to the rounding.
     if (!(std::fabs(got - wanted) <= epilogue_.allowed(e, i, sum, wanted)))
       wrong_result(where + simt::format(" must be %g, got %g", wanted, got));
+  }
+
+  // A row as a GEMM multiplies it.
+  std::vector<double> multiplied(const Tensor<uint16_t>& rows, int row, int columns) const {
+    std::vector<double> values;
+    double largest = 0;
+    for (int col = 0; col < columns; ++col) {
+      values.push_back(to_double(rows.at(row, col), shape_.type));
+      largest = std::max(largest, std::fabs(values.back()));
+    }
+    if (shape_.format != WeightFormat::kInt8Rows) return values;
+    const float scale = int8_scale(largest);
+    for (double& value : values) value = double{scale} * stored(static_cast<float>(value), scale);
+    return values;
   }
 
   // From the kernel's own intermediate values on: a product rounded once, an fp32 sum in the order
@@ -216,9 +233,9 @@ class Problem {
     for (int pair = t * shape_.top_k; pair < (t + 1) * shape_.top_k; ++pair) {
       if (!is_valid(pair)) continue;
       double product = 0, size = 0;
+      const std::vector<double> x = multiplied(intermediate_, pair, shape_.intermediate);
       for (int i = 0; i < shape_.intermediate; ++i) {
-        const double term = to_double(intermediate_.at(pair, i), shape_.type) *
-                            w2_->value(static_cast<int>(expert(pair)), h, i);
+        const double term = x[i] * w2_->value(static_cast<int>(expert(pair)), h, i);
         product += term;
         size += std::fabs(term);
       }

@@ -32,7 +32,7 @@ constexpr sm80moe::gemm::EpilogueKind epilogue_kind() {
   if constexpr (std::is_base_of<GeneralEpilogue, Epilogue>::value) {
     return EpilogueKind::kGated;
   } else {
-    constexpr bool kIsSwiglu = std::is_same<Epilogue, SwigluEpilogue>::value;
+    constexpr bool kIsSwiglu = std::is_base_of<SwigluEpilogue, Epilogue>::value;
     static_assert(std::is_base_of<StoreEpilogue, Epilogue>::value || kIsSwiglu,
                   "a new epilogue needs its reference in driver/gemm.cpp");
     return kIsSwiglu ? EpilogueKind::kSwiglu : EpilogueKind::kStore;

@@ -1,6 +1,6 @@
-// int8_gemm table=kInt8Rows tactic=3 rows=5,0,17 n=136 k=72 output=1 seed=1: one grouped GEMM of
-// int8 activations. output=0 gives 16 bits, 1 int8 with scales of groups, 2 int8 of a known range;
-// fixed=1: so are the activations, and have a zero point. Others as in gemm.cpp.
+// int8_gemm table=kInt8RowsGeneral tactic=3 rows=5,0,17 n=136 k=72 output=1 seed=1: one grouped
+// GEMM of int8 activations. output=0 gives 16 bits, 1 int8 of a known range; fixed=1: activations
+// have one, too, and a zero point. Others as in gemm.cpp.
 
 #include <algorithm>
 #include <cmath>
@@ -58,17 +58,14 @@ class Problem {
   Problem(const Shape& shape, const Instance& instance, const Options& options, simt::Random random)
       : shape_(shape),
         type_(read_type(options)),
-        has_groups_(instance.format == sm80moe::WeightFormat::kInt8RowGroups),
         has_scale_(options.number("scale", 0)),
-        groups_(has_groups_ ? static_cast<int>(sm80moe::int8_groups(shape.k)) : 1),
         epilogue_(options, sm80moe::gemm::is_gated(instance.epilogue), shape.num_experts(), shape.n,
                   0, type_, random),
         out_n_(epilogue_.num_columns()),
         out_bytes_(static_cast<int>(sm80moe::int8_row_bytes(out_n_))),
-        out_groups_(static_cast<int>(sm80moe::int8_groups(out_n_))),
         a_("a", shape.num_source_rows(), shape.row_bytes(), shape.row_bytes()),
         w_("w", shape.num_experts() * shape.n, shape.row_bytes(), shape.row_bytes()),
-        a_scale_("a_scale", groups_, shape.num_source_rows(), shape.num_source_rows()),
+        a_scale_("a_scale", shape.num_source_rows()),
         w_scale_("w_scale", shape.num_experts() * shape.n),
         w_sums_("w_sums", shape.num_experts() * shape.n),
         ranges_("ranges", 2),
@@ -77,8 +74,7 @@ class Problem {
         expert_offsets_("expert_offsets", shape.num_experts() + 1),
         tile_counter_("tile_counter", 1),
         out16_("out", is_int8() ? 0 : shape.num_rows(), out_n_, out_n_),
-        out8_("out", is_int8() ? shape.num_rows() : 0, out_bytes_, out_bytes_),
-        out_scale_("out_scale", is_int8() ? out_groups_ : 0, shape.num_rows(), shape.num_rows()) {
+        out8_("out", is_int8() ? shape.num_rows() : 0, out_bytes_, out_bytes_) {
     tile_counter_.set_flat(0, 0);
     ranges_.set_flat(0, {power_of_two(random), shape.fixed ? -37.0f : 0.0f});
     ranges_.set_flat(1, {2 * power_of_two(random), 21.0f});
@@ -91,7 +87,7 @@ class Problem {
       w_sums_.set_flat(row, sum);
     }
     for (int row = 0; row < shape.num_source_rows(); ++row) {
-      for (int group = 0; group < groups_; ++group) a_scale_.set(group, row, power_of_two(random));
+      a_scale_.set_flat(row, power_of_two(random));
       for (int choice = 0; choice < num_choices(); ++choice)
         row_scale_.set(row, choice, static_cast<float>(short_fraction(random)));
     }
@@ -136,7 +132,6 @@ class Problem {
     args.int8.is_bfloat16 = type_ == ElementType::kBFloat16;
     args.int8.output = shape_.output;
     args.int8.out_stride = out_bytes_;
-    args.int8.out_scale = out_scale_.data();
     args.int8.out_range = ranges_.data() + 1;
     return args;
   }
@@ -148,7 +143,7 @@ class Problem {
         std::vector<double> wanted(out_n_);
         for (int col = 0; col < out_n_; ++col) {
           const auto sum = [&](int w_row) { return dot(expert, row, w_row); };
-          wanted[col] = has_groups_ ? sum(col) : epilogue_.value(expert, col, sum);
+          wanted[col] = epilogue_.value(expert, col, sum);
           if (!is_int8()) check_16_bits(expert, row, col, wanted[col]);
         }
         if (is_int8()) check_int8(row, wanted);
@@ -203,12 +198,8 @@ class Problem {
     const int at = expert * shape_.n + w_row;
     const int zero = shape_.fixed ? static_cast<int>(ranges_[0].zero_point) : 0;
     double sum = 0;
-    for (int k = 0; k < shape_.k; ++k) {
-      const double scale = shape_.fixed
-                               ? ranges_[0].scale
-                               : a_scale_.at(has_groups_ ? k / sm80moe::kInt8Group : 0, source);
-      sum += scale * (a_.at(source, k) - zero) * w_.at(at, k);
-    }
+    for (int k = 0; k < shape_.k; ++k) sum += (a_.at(source, k) - zero) * w_.at(at, k);
+    sum *= shape_.fixed ? ranges_[0].scale : a_scale_[source];
     if (has_scale_) sum *= row_scale_.at(source, shape_.top_k ? pair % shape_.top_k : 0);
     return sum * w_scale_[at];
   }
@@ -216,8 +207,7 @@ class Problem {
   void check_16_bits(int expert, int row, int col, double wanted) const {
     const auto sum = [&](int w_row) { return dot(expert, row, w_row); };
     const double got = to_double(out16_.at(row, col), type_);
-    const double allowed =
-        has_groups_ ? 1.01 * half_ulp(wanted, type_) : epilogue_.allowed(expert, col, sum, wanted);
+    const double allowed = epilogue_.allowed(expert, col, sum, wanted);
     if (!(std::fabs(got - wanted) <= allowed))
       wrong_result(where(row, col) + simt::format(" must be %g, got %g", wanted, got));
   }
@@ -225,26 +215,15 @@ class Problem {
   // Stored numbers are the nearest; fp32's error may decide where two are as near.
   void check_int8(int row, const std::vector<double>& wanted) const {
     constexpr double kNearest = 0.501;
-    const bool fixed = shape_.output == Int8Output::kInt8Fixed;
-    const double zero = fixed ? ranges_[1].zero_point : 0;
-    for (int group = 0; group < out_groups_; ++group) {
-      const int begin = group * sm80moe::kInt8Group;
-      const int end = std::min(out_n_, begin + sm80moe::kInt8Group);
-      double largest = std::ldexp(1.0, -119);
-      for (int col = begin; col < end; ++col) largest = std::max(largest, std::fabs(wanted[col]));
-      const double scale = fixed ? ranges_[1].scale : largest / 127;
-      if (!fixed && !(std::fabs(out_scale_.at(group, row) / scale - 1) < 1e-5))
-        wrong_result(simt::format("  scale[%d, %d] must be %g, got %g", row, group, scale,
-                                  out_scale_.at(group, row)));
-      for (int col = begin; col < end; ++col) {
-        const double steps = std::clamp(wanted[col] / scale + zero, -128.0, 127.0);
-        const int got = static_cast<int8_t>(out8_.at(row, col));
-        if (!(std::fabs(got - steps) <= kNearest))
-          wrong_result(where(row, col) + simt::format(" must be near %g, got %d", steps, got));
-      }
+    const Int8Range& range = ranges_[1];
+    for (int col = 0; col < out_n_; ++col) {
+      const double steps = std::clamp(wanted[col] / range.scale + range.zero_point, -128.0, 127.0);
+      const int got = static_cast<int8_t>(out8_.at(row, col));
+      if (!(std::fabs(got - steps) <= kNearest))
+        wrong_result(where(row, col) + simt::format(" must be near %g, got %d", steps, got));
     }
     for (int col = out_n_; col < out_bytes_; ++col)
-      if (static_cast<int8_t>(out8_.at(row, col)) != static_cast<int>(zero))
+      if (static_cast<int8_t>(out8_.at(row, col)) != static_cast<int>(range.zero_point))
         wrong_result(where(row, col) + " must be what zero is stored as");
   }
 
@@ -252,10 +231,9 @@ class Problem {
 
   const Shape shape_;
   const ElementType type_;
-  const bool has_groups_, has_scale_;
-  const int groups_;
+  const bool has_scale_;
   const Epilogue epilogue_;
-  const int out_n_, out_bytes_, out_groups_;
+  const int out_n_, out_bytes_;
   Tensor<int8_t> a_, w_;
   Tensor<float> a_scale_, w_scale_;
   Tensor<int32_t> w_sums_;
@@ -264,13 +242,12 @@ class Problem {
   Tensor<int32_t> row_index_, expert_offsets_, tile_counter_;
   Tensor<uint16_t> out16_;
   Tensor<uint8_t> out8_;
-  Tensor<float> out_scale_;
 };
 
 }  // namespace
 
 void run_int8_gemm(const Options& options) {
-  const Instance instance = find_instance(options, "kInt8Rows");
+  const Instance instance = find_instance(options, "kInt8RowsGeneral");
   const Shape shape = read_shape(options);
   simt::settings().check_global_races = !shape.garbage_offsets;
   const Problem problem(shape, instance, options, simt::Random(simt::settings().seed));

@@ -31,9 +31,9 @@ void run_plan(const Options& options) {
               static_cast<long>(largest));
 
   const WorkspaceLayout layout = workspace_layout(chunks.shape());
-  const int64_t offsets[] = {layout.intermediate, layout.expert_rows,  layout.expert_offsets,
-                             layout.row_index,    layout.row_position, layout.tile_counters,
-                             layout.size};
+  const int64_t offsets[] = {
+      layout.intermediate, layout.intermediate_scale, layout.expert_rows,   layout.expert_offsets,
+      layout.row_index,    layout.row_position,       layout.tile_counters, layout.size};
   std::printf("offsets");
   for (const int64_t offset : offsets) std::printf(" %ld", static_cast<long>(offset));
   std::printf("\n");

@@ -1,5 +1,5 @@
 // quantize type=bf16 rows=5 columns=72 stride=80 range=1 seed=1: activations to int8, which must be
-// the reference's to the last bit.
+// the reference's to the last bit. in_place=1: they take the place of 16-bit rows.
 
 #include "quantize/quantize.h"
 
@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "driver/commands.h"
+#include "driver/int8.h"
 #include "driver/tensor.h"
 #include "runtime/settings.h"
 
@@ -22,11 +23,6 @@ uint16_t number(int row, sm80moe::ElementType type, simt::Random& random) {
   return to_bits(std::ldexp(short_fraction(random), -static_cast<int>(random.below(9))), type);
 }
 
-int stored(float value, float scale, int zero) {
-  const float steps = std::nearbyint(std::clamp(value * (1 / scale), -512.0f, 512.0f));
-  return std::clamp(static_cast<int>(steps) + zero, -128, 127);
-}
-
 }  // namespace
 
 void run_quantize(const Options& options) {
@@ -35,7 +31,7 @@ void run_quantize(const Options& options) {
   const auto columns = static_cast<int>(options.number("columns", 8));
   const auto stride = static_cast<int>(options.number("stride", columns));
   const auto pad = static_cast<int>(options.number("pad", 0));
-  const bool has_range = options.number("range", 0);
+  const bool has_range = options.number("range", 0), in_place = options.number("in_place", 0);
 
   simt::Random random(simt::settings().seed);
   Tensor<uint16_t> in("rows", rows, columns, columns + pad);
@@ -45,7 +41,10 @@ void run_quantize(const Options& options) {
   }
   Tensor<sm80moe::Int8Range> range("range", 1);
   range.set_flat(0, {0.0078125f * 3, -11});
-  Tensor<int8_t> values("values", rows, stride, stride);
+  std::vector<double> numbers;
+  for (int row = 0; row < rows; ++row)
+    for (int col = 0; col < columns; ++col) numbers.push_back(to_double(in.at(row, col), type));
+  Tensor<int8_t> apart("values", in_place ? 0 : rows, stride, stride);
   Tensor<float> scale("scale", rows);
 
   sm80moe::quantize::QuantizeArgs args{};
@@ -54,25 +53,26 @@ void run_quantize(const Options& options) {
   args.num_rows = rows;
   args.num_columns = columns;
   args.range = has_range ? range.data() : nullptr;
-  args.values = values.data();
-  args.values_stride = stride;
+  args.values = in_place ? reinterpret_cast<int8_t*>(in.data()) : apart.data();
+  args.row_bytes = stride;
+  args.values_stride = in_place ? 2 * in.stride() : stride;
   args.scale = scale.data();
   check_status(sm80moe::quantize::quantize_activations(args, type, nullptr));
 
   for (int row = 0; row < rows; ++row) {
-    float largest = std::ldexp(1.0f, -119);
-    for (int col = 0; col < columns; ++col)
-      largest = std::max(largest, static_cast<float>(std::fabs(to_double(in.at(row, col), type))));
-    const float wanted_scale = has_range ? range[0].scale : largest * (1.0f / 127);
+    const double* of_row = numbers.data() + row * columns;
+    double largest = 0;
+    for (int col = 0; col < columns; ++col) largest = std::max(largest, std::fabs(of_row[col]));
+    const float wanted_scale = has_range ? range[0].scale : int8_scale(largest);
     if (scale[row] != wanted_scale)
       wrong_result(simt::format("  scale[%d] must be %g, got %g", row, wanted_scale, scale[row]));
     for (int col = 0; col < stride; ++col) {
       const int zero = has_range ? static_cast<int>(range[0].zero_point) : 0;
-      const auto value = static_cast<float>(col < columns ? to_double(in.at(row, col), type) : 0);
+      const auto value = static_cast<float>(col < columns ? of_row[col] : 0);
       const int wanted = col < columns ? stored(value, wanted_scale, zero) : 0;
-      if (values.at(row, col) != wanted)
-        wrong_result(simt::format("  values[%d, %d] must be %d, got %d", row, col, wanted,
-                                  values.at(row, col)));
+      const int got = args.values[row * args.values_stride + col];
+      if (got != wanted)
+        wrong_result(simt::format("  values[%d, %d] must be %d, got %d", row, col, wanted, got));
     }
   }
 }

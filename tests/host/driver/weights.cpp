@@ -58,7 +58,7 @@ class PackedWeights : public Weights {
  public:
   PackedWeights(WeightFormat format, const WeightShape& shape, simt::Random& random)
       : format_(format),
-        bits_(sm80moe::weight_bits(format)),
+        bits_(sm80moe::stored_bits(format)),
         shape_(shape),
         // What the kernel knows of groups is the logarithm of their size.
         group_shift_(shape.group ? std::ilogb(shape.group) : 31),
@@ -170,7 +170,8 @@ int64_t packed_bit(WeightFormat format, int k, int bit) {
   // Of the small floats, in a half word or beyond it in the other.
   constexpr int kFp8[2][8] = {{4, 5, 6, 7, 8, 9, 10, 15}, {0, 1, 2, 3, 12, 13, 14, 11}};
   constexpr int kMxfp4[4][4] = {{6, 7, 8, 15}, {10, 11, 12, 19}, {0, 1, 2, 9}, {4, 13, 14, 21}};
-  const int bits = sm80moe::weight_bits(format);
+  const int bits = sm80moe::stored_bits(format);
+  if (format == WeightFormat::kInt8Rows) return int64_t{k} * bits + bit;
   const int chunk_depth = 128 / bits;
   const int in_chunk = k % chunk_depth, step = in_chunk / 16;
   const int high = in_chunk % 16 / 8, lane = in_chunk % 8 / 2, half = in_chunk % 2;

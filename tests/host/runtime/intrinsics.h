@@ -74,6 +74,13 @@ __attribute__((noinline, no_sanitize("thread"))) T atomicAdd(T* address, T value
   *address = old + value;
   return old;
 }
+template <class T>
+__attribute__((noinline, no_sanitize("thread"))) T atomicMax(T* address, T value) {
+  simt::check_access(address, sizeof(T), simt::Access::kAtomic, __builtin_return_address(0));
+  const T old = *address;
+  if (value > old) *address = value;
+  return old;
+}
 inline void __threadfence() {}
 
 inline size_t __cvta_generic_to_shared(const void* pointer) {

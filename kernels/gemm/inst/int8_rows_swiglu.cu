@@ -3,6 +3,7 @@
 
 namespace sm80moe::gemm {
 
-const LaunchTable kInt8Rows = launch_table<Int8Pair, Int8PairWeight<Int8Pair>, Int8Epilogue>();
+const LaunchTable kInt8RowsSwiglu =
+    launch_table<Int8Pair, Int8PairWeight<Int8Pair>, Int8Epilogue<SwigluEpilogue>>();
 
 }  // namespace sm80moe::gemm

@@ -3,7 +3,7 @@
 
 namespace sm80moe::gemm {
 
-const LaunchTable kInt8RowGroups =
-    launch_table<GroupedInt8Pair, Int8PairWeight<GroupedInt8Pair>, RowGroupsEpilogue>();
+const LaunchTable kInt8RowsGeneral =
+    launch_table<Int8Pair, Int8PairWeight<Int8Pair>, Int8GeneralEpilogue>();
 
 }  // namespace sm80moe::gemm
