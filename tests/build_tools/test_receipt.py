@@ -104,4 +104,5 @@ def test_sanitizers_share_out_the_cases_of_a_function() -> None:
     few = ["tests/test_a.py::test_few[0]", "tests/test_b.py::test_few"]
     parts = parts_of_functions([*many, *few])
     assert sorted(test for part in parts for test in part) == sorted([*many, *few])
-    assert sorted(map(len, parts)) == [1, 1, 11, 11, 11]
+    assert max(map(len, parts)) <= TESTS_A_SANITIZER
+    assert sorted(map(len, parts))[:2] == [1, 1] and len(parts) == 2 + 3

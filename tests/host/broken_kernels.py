@@ -775,7 +775,7 @@ BROKEN_KERNELS = [
     ),
     BrokenKernel(
         "quantised_rows_written_before_all_is_read",
-        {"race", "wrong-result"},
+        {"race", "uninitialised", "wrong-result"},
         [
             Edit(
                 "quantize/quantize.cu",
@@ -812,13 +812,13 @@ BROKEN_KERNELS = [
     broken_epilogue(
         "scale_of_the_first_choice",
         {"wrong-result"},
-        Edit(GENERAL, "pair - source * args.top_k : 0", "0 : 0"),
+        Edit(EPILOGUE, "pair - source * args.top_k : 0", "0 : 0"),
         scale=1,
     ),
     broken_epilogue(
         "scale_of_a_wrong_index_read",
         {"out-of-bounds"},
-        Edit(GENERAL, "if (pair < 0 || source >= args.num_source_rows) return 0;", ""),
+        Edit(EPILOGUE, "if (pair < 0 || source >= args.num_source_rows) return 0;", ""),
         scale=1,
         wrong_index=True,
     ),

@@ -19,6 +19,7 @@ PACKED_ROWS = [
     {"format": "int4"},
     {"format": "fp8"},
     {"format": "mxfp4", "group": 32},
+    {"format": "w8a8"},
 ]
 
 
@@ -46,7 +47,8 @@ def test_every_compiled_kernel_runs(
         for experts in (1, 33, 65, 129, 257, 513):
             launched |= run_ok(program, "topk", scoring=scoring, experts=experts, top_k=1).kernels()
     for type_ in ("fp16", "bf16"):
-        launched |= run_ok(program, "quantize", type=type_).kernels()
+        for columns in (8, 1032, 4104, 16392):
+            launched |= run_ok(program, "quantize", type=type_, rows=1, columns=columns).kernels()
         for option in ("unweighted", "residual"):
             launched |= run_ok(
                 program, "combine", type=type_, **{option: option == "residual"}

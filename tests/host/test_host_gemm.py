@@ -151,8 +151,6 @@ def test_int8_gemm(
     options: Options = {"type": ["bf16", "fp16"][number % 2]}
     if table == "kInt8RowsGeneral":
         options |= INT8_OPTIONS[(number + tactic) % len(INT8_OPTIONS)]
-    if table == "kInt8RowsStore":
-        options |= {"gated": 0, "activation": 5}
     shape = HAZARDS[hazard]({**tactics[table, tactic], **_gated(options)})
     shape.pop("pad", None)
     depth = shape["k"]

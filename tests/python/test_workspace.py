@@ -47,7 +47,7 @@ def test_size_is_two_matrices_and_lists():
     assert workspace_size(0, 8, 2, 4096, 14336) == 0
     for num_tokens in (1, 40, 4096):
         rows = 2 * num_tokens
-        matrices, lists = 2 * rows * (4096 + 14336), 4 * (2 * rows + 9 + 8 * (rows // 2048 + 1))
+        matrices, lists = 2 * rows * (4096 + 14336), 4 * (3 * rows + 9)
         size = workspace_size(num_tokens, 8, 2, 4096, 14336)
         assert matrices < size < matrices + lists + 2048
 

@@ -6,6 +6,7 @@
 #include "decode/decode.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "driver/commands.h"
@@ -70,12 +71,13 @@ Shape read_shape(const Options& options) {
           number("zero_points", 0) != 0};
 }
 
-// A tensor of short fractions.
+// A tensor of short fractions, smaller in some rows, so that no two neighbours have one int8 scale.
 struct Matrix : Tensor<uint16_t> {
   Matrix(const char* name, int rows, int cols, const Shape& shape, simt::Random& random)
       : Tensor(name, rows, cols, cols + shape.pad), type(shape.type) {
     for (int row = 0; row < rows; ++row)
-      for (int col = 0; col < cols; ++col) set(row, col, to_bits(short_fraction(random), type));
+      for (int col = 0; col < cols; ++col)
+        set(row, col, to_bits(std::ldexp(short_fraction(random), -(row % 3)), type));
   }
   double value(int64_t row, int col) const { return to_double(at(row, col), type); }
   const ElementType type;
@@ -91,8 +93,8 @@ class Problem {
         weigh_input_(options.number("weigh_input", 0)),
         has_w2_bias_(options.number("w2_bias", 0)),
         has_residual_(options.number("residual", 0)),
-        epilogue_(options, true, shape.experts, shape.gates * shape.intermediate, shape.pad,
-                  shape.type, random),
+        epilogue_(options, sm80moe::gemm::EpilogueKind::kGated, shape.experts,
+                  shape.gates * shape.intermediate, shape.pad, shape.type, random),
         w13_(make_weights(shape.format, shape.type,
                           shape.weights(shape.gates * shape.intermediate, shape.hidden), random)),
         w2_(make_weights(shape.format, shape.type, shape.weights(shape.hidden, shape.intermediate),

@@ -7,6 +7,7 @@
 #include "common/epilogue_args.h"
 #include "driver/options.h"
 #include "driver/tensor.h"
+#include "gemm/problem.h"
 
 namespace driver {
 
@@ -17,11 +18,12 @@ struct ColumnRows {
 
 class Epilogue {
  public:
-  // `num_rows` weight rows an expert; `pad`: elements after each expert's biases.
-  Epilogue(const Options& options, bool gated_by_default, int num_experts, int num_rows, int pad,
-           sm80moe::ElementType type, simt::Random& random)
-      : gated_(options.number("gated", gated_by_default)),
-        activation_(static_cast<sm80moe::ActivationKind>(options.number("activation", 0))),
+  // `kind` is what options may change, `num_rows` weight rows an expert has, `pad` elements follow
+  // each expert's biases.
+  Epilogue(const Options& options, sm80moe::gemm::EpilogueKind kind, int num_experts, int num_rows,
+           int pad, sm80moe::ElementType type, simt::Random& random)
+      : gated_(options.number("gated", sm80moe::gemm::is_gated(kind))),
+        activation_(read_activation(options, kind)),
         order_(static_cast<int>(options.number("order", 0))),
         num_rows_(num_rows),
         has_bias_(options.number("bias", 0)),
@@ -95,6 +97,14 @@ class Epilogue {
   }
 
  private:
+  static sm80moe::ActivationKind read_activation(const Options& options,
+                                                 sm80moe::gemm::EpilogueKind kind) {
+    using sm80moe::ActivationKind;
+    const bool stores_sums = kind == sm80moe::gemm::EpilogueKind::kStore;
+    const ActivationKind usual = stores_sums ? ActivationKind::kIdentity : ActivationKind::kSilu;
+    return static_cast<ActivationKind>(options.number("activation", static_cast<int>(usual)));
+  }
+
   double bias(int expert, int row) const {
     return has_bias_ ? to_double(bias_.at(expert, row), type_) : 0;
   }

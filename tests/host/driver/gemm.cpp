@@ -59,8 +59,8 @@ class Problem {
         type_(instance.type),
         stores_sums_(instance.epilogue == EpilogueKind::kStore),
         has_scale_(options.number("scale", 0)),
-        epilogue_(options, sm80moe::gemm::is_gated(instance.epilogue), shape.num_experts(), shape.n,
-                  shape.pad, instance.type, random),
+        epilogue_(options, instance.epilogue, shape.num_experts(), shape.n, shape.pad,
+                  instance.type, random),
         out_n_(epilogue_.num_columns()),
         a_("a", shape.num_source_rows(), shape.k, shape.k + shape.pad),
         w_(make_weights(
