@@ -22,7 +22,7 @@ LAYERS = {
 STRANGERS = {"gemm/mainloop.cuh", "gemm/epilogue.cuh", "gemm/weight_format.cuh"}
 # Host tests and selection read these without a CUDA toolkit.
 PLAIN_CXX = {"gemm/problem.h", "gemm/tactics.h"}
-GENERATED = {"schemas.inc"}
+GENERATED = {"schemas.inc", "weight_formats.inc"}
 
 FORBIDDEN = {
     "dead code": r"^\s*#\s*if\s+0\b",

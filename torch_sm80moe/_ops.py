@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from torch_sm80moe import _settings
-from torch_sm80moe._options import WEIGHT_FORMATS
+from torch_sm80moe._formats import WEIGHT_FORMATS
 from torch_sm80moe._schemas import NAMESPACE, SCHEMAS
 
 EXTENSION = Path(__file__).with_name("_C.so")

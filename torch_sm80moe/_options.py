@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from torch_sm80moe._formats import WEIGHT_FORMATS
+
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "identity")
 SILU = ACTIVATIONS.index("silu")
 
@@ -51,12 +53,6 @@ class EpilogueOptions:
     swiglu_beta: torch.Tensor | None = None
     swiglu_limit: torch.Tensor | None = None
     row_scale: torch.Tensor | None = None
-
-
-# What packed weights hold, by the number that operators take. The last is int8 that meets int8.
-WEIGHT_FORMATS = ("int8", "int4", "fp8", "mxfp4", "w8a8")
-WEIGHT_BITS = {"int8": 8, "int4": 4, "fp8": 8, "mxfp4": 4, "w8a8": 8}
-GROUP_SIZES = (0, 32, 64, 128)  # weights of a row that share a scale; 0 for all
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,16 +12,19 @@ from collections.abc import Sequence
 
 import torch
 
+from torch_sm80moe._formats import (
+    GROUP_SIZES,
+    WEIGHT_BITS,
+    WEIGHT_FORMATS,
+    group_sizes_in_words,
+)
 from torch_sm80moe._options import (
     ACTIVATIONS,
     EPILOGUES,
     GATE_UP_ORDERS,
     GATED_EPILOGUES,
-    GROUP_SIZES,
     PLAIN_EPILOGUES,
     SILU,
-    WEIGHT_BITS,
-    WEIGHT_FORMATS,
     EpilogueOptions,
     LayerOptions,
     PackedTensors,
@@ -39,7 +42,6 @@ _HALVES = (torch.float16, torch.bfloat16)
 _LOGITS = (torch.float32, torch.float16, torch.bfloat16)
 _IDS = (torch.int32, torch.int64)
 _ROW_MULTIPLE = 8  # 16 bytes of a 16-bit type: the unit in which the kernels copy rows.
-_MXFP4_GROUP, _FP8_GROUP = 32, 128
 _MAX_INT8_DEPTH = 65536  # sums of so many products of int8 less a zero point fit 32 bits
 _MAX_INT = 2**31 - 1
 _MAX_BYTES = 2**63 - 1
@@ -403,16 +405,10 @@ def _unpacked(
     That is a weight of its shape and the activations' dtype, whose rows are all the same memory.
     """
     _require_int(op, "weight_format", w.weight_format, 0, len(WEIGHT_FORMATS) - 1)
-    if w.group_size not in GROUP_SIZES:
-        raise ValueError(f"{op}: group_size must be 0, 32, 64 or 128, got {w.group_size}")
+    if w.group_size not in GROUP_SIZES[w.format_name]:
+        sizes = f"{group_sizes_in_words(w.format_name)} for {w.format_name}"
+        raise ValueError(f"{op}: group_size must be {sizes}, got {w.group_size}")
     is_mxfp4 = w.format_name == "mxfp4"
-    if is_mxfp4 and w.group_size != _MXFP4_GROUP:
-        raise ValueError(f"{op}: group_size must be {_MXFP4_GROUP} for mxfp4, got {w.group_size}")
-    if w.format_name == "fp8" and w.group_size not in (0, _FP8_GROUP):
-        raise ValueError(f"{op}: group_size must be 0 or {_FP8_GROUP} for fp8, got {w.group_size}")
-    is_w8a8 = w.format_name == "w8a8"
-    if is_w8a8 and w.group_size != 0:
-        raise ValueError(f"{op}: group_size must be 0 for w8a8, got {w.group_size}")
     row_bytes = -(-k * WEIGHT_BITS[w.format_name] // 128) * 16
     _require_dtype(op, name, w.values, (torch.uint8,))
     _require_shape(op, name, w.values, ("E", "N", row_bytes))

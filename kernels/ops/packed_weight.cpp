@@ -1,27 +1,39 @@
 #include "ops/packed_weight.h"
 
+#include <algorithm>
+#include <initializer_list>
+#include <iterator>
 #include <limits>
+#include <string_view>
 
 #include "ops/int8_rows.h"
 
 namespace sm80moe::ops {
 namespace {
 
-// In the order of _options.WEIGHT_FORMATS.
-enum class StoredFormat { kInt8, kInt4, kFp8, kMxfp4, kW8A8 };
-constexpr int64_t kNumFormats = 5;
+// What torch_sm80moe/_formats.py says of a format; operators take its place.
+struct FormatRules {
+  std::string_view name;
+  int64_t bits;  // of a stored value
+  std::initializer_list<int64_t> group_sizes;
+  const char* group_sizes_in_words;
+};
+constexpr FormatRules kRules[] = {
+#include "weight_formats.inc"
+};
+constexpr int64_t kNumFormats = std::size(kRules);
+
+constexpr int64_t format_of(std::string_view name) {
+  int64_t format = 0;
+  while (kRules[format].name != name) ++format;  // a name without rules does not compile
+  return format;
+}
+constexpr int64_t kInt4 = format_of("int4"), kFp8 = format_of("fp8"), kMxfp4 = format_of("mxfp4");
+constexpr int64_t kW8A8 = format_of("w8a8");
+
 constexpr int64_t kChunkBytes = 16, kCodesOfWord = 4;
-constexpr int64_t kMxfp4Group = 32, kFp8Group = 128;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-StoredFormat stored_format(const PackedScheme& scheme) {
-  return static_cast<StoredFormat>(scheme.weight_format);
-}
-
-int64_t bits(StoredFormat format) {
-  return format == StoredFormat::kInt4 || format == StoredFormat::kMxfp4 ? 4 : 8;
-}
 
 int64_t num_groups(const PackedScheme& scheme, int64_t k) {
   return scheme.group_size == 0 ? 1 : ceil_div(k, scheme.group_size);
@@ -29,22 +41,18 @@ int64_t num_groups(const PackedScheme& scheme, int64_t k) {
 
 void check_scheme(const Checker& check, const PackedScheme& scheme) {
   check.between("weight_format", scheme.weight_format, 0, kNumFormats - 1);
-  const int64_t size = scheme.group_size;
-  if (size != 0 && size != 32 && size != 64 && size != 128)
-    check.fail("group_size must be 0, 32, 64 or 128, got ", size);
-  if (stored_format(scheme) == StoredFormat::kMxfp4 && size != kMxfp4Group)
-    check.fail("group_size must be ", kMxfp4Group, " for mxfp4, got ", size);
-  if (stored_format(scheme) == StoredFormat::kFp8 && size != 0 && size != kFp8Group)
-    check.fail("group_size must be 0 or ", kFp8Group, " for fp8, got ", size);
-  if (stored_format(scheme) == StoredFormat::kW8A8 && size != 0)
-    check.fail("group_size must be 0 for w8a8, got ", size);
+  const FormatRules& rules = kRules[scheme.weight_format];
+  const auto& sizes = rules.group_sizes;
+  if (std::find(sizes.begin(), sizes.end(), scheme.group_size) == sizes.end())
+    check.fail("group_size must be ", rules.group_sizes_in_words, " for ", rules.name, ", got ",
+               scheme.group_size);
 }
 
 // Sums of weight rows are there for the zero point that a known range may have.
 void check_input(const Checker& check, const std::string& name, const PackedWeight& packed,
                  int64_t k, const char* leader_name, const Tensor& leader) {
   const std::string input_name = name + "_input", codes_name = name + "_codes";
-  if (stored_format(packed.scheme) != StoredFormat::kW8A8) {
+  if (packed.scheme.weight_format != kW8A8) {
     if (packed.input) check.fail(input_name, " must be None unless w8a8, got a tensor");
     return;
   }
@@ -72,14 +80,14 @@ int group_shift(int64_t group_size) {
 }  // namespace
 
 WeightFormat packed_format(const PackedWeight& packed) {
-  switch (stored_format(packed.scheme)) {
-    case StoredFormat::kInt4:
+  switch (packed.scheme.weight_format) {
+    case kInt4:
       return WeightFormat::kInt4;
-    case StoredFormat::kFp8:
+    case kFp8:
       return WeightFormat::kFp8;
-    case StoredFormat::kMxfp4:
+    case kMxfp4:
       return WeightFormat::kMxfp4;
-    case StoredFormat::kW8A8:
+    case kW8A8:
       return WeightFormat::kInt8Rows;
     default:
       return packed.scheme.group_size == 0 && !packed.codes ? WeightFormat::kInt8
@@ -91,9 +99,9 @@ void check_packed(const Checker& check, const std::string& name, const Tensor& v
                   const PackedWeight& packed, int64_t k, const char* leader_name,
                   const Tensor& leader) {
   check_scheme(check, packed.scheme);
-  const StoredFormat format = stored_format(packed.scheme);
+  const int64_t format = packed.scheme.weight_format;
   const std::string scale_name = name + "_scale", codes_name = name + "_codes";
-  const int64_t row_bytes = ceil_div(k * bits(format), 8 * kChunkBytes) * kChunkBytes;
+  const int64_t row_bytes = ceil_div(k * kRules[format].bits, 8 * kChunkBytes) * kChunkBytes;
   check.dtype(name.c_str(), values, {ScalarType::Byte});
   check.shape(name.c_str(), values, {"E", "N", row_bytes});
   check.num_experts(name.c_str(), values.size(0));
@@ -103,7 +111,7 @@ void check_packed(const Checker& check, const std::string& name, const Tensor& v
   check.between((name + "'s rows of all experts").c_str(), values.size(0) * values.size(1), 1,
                 std::numeric_limits<int32_t>::max());
 
-  const bool is_mxfp4 = format == StoredFormat::kMxfp4;
+  const bool is_mxfp4 = format == kMxfp4;
   const int64_t groups = num_groups(packed.scheme, k);
   check.dtype(scale_name.c_str(), packed.scale, {ScalarType::Float});
   const int64_t octets = ceil_div(values.size(1), kRowsSideBySide);
@@ -112,8 +120,7 @@ void check_packed(const Checker& check, const std::string& name, const Tensor& v
   check.contiguous(scale_name.c_str(), packed.scale);
   check.same_device(scale_name.c_str(), packed.scale, leader_name, leader);
 
-  if (format == StoredFormat::kFp8 && packed.codes)
-    check.fail(codes_name, " must be None for fp8, got a tensor");
+  if (format == kFp8 && packed.codes) check.fail(codes_name, " must be None for fp8, got a tensor");
   check_input(check, name, packed, k, leader_name, leader);
   if (is_mxfp4 && !packed.codes) check.fail(codes_name, " must be a tensor for mxfp4, got None");
   if (!packed.codes) return;

@@ -10,9 +10,10 @@ import pytest
 from build_tools import environment, flags, native
 from build_tools.check_symbols import unresolved_symbols
 from build_tools.compile_commands import compile_commands
-from build_tools.native import BUILD, ROOT
+from build_tools.native import GENERATED, ROOT
 from build_tools.ninja_file import ninja_file
 from build_tools.toolchain import find_toolchain
+from torch_sm80moe._formats import WEIGHT_FORMATS
 from torch_sm80moe._schemas import SCHEMAS
 
 pytestmark = pytest.mark.skipif(
@@ -22,8 +23,15 @@ pytestmark = pytest.mark.skipif(
 
 def test_every_operator_is_defined_by_the_generated_file() -> None:
     native.ninja_command()
-    lines = (BUILD / "generated" / "schemas.inc").read_text().splitlines()
+    lines = (GENERATED / "schemas.inc").read_text().splitlines()
     assert lines == [f'm.def("{schema}");' for schema in SCHEMAS]
+
+
+def test_rules_of_weight_formats_are_those_of_the_generated_file() -> None:
+    native.ninja_command()
+    lines = (GENERATED / "weight_formats.inc").read_text().splitlines()
+    assert [line.split('"')[1] for line in lines] == list(WEIGHT_FORMATS)
+    assert lines[WEIGHT_FORMATS.index("fp8")] == '{"fp8", 8, {0, 128}, "0 or 128"},'
 
 
 def test_clangd_learns_every_source_and_nothing_of_the_shell() -> None:

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 import torch_sm80moe
 from tests.quantization.random_weights import random_packed
 from torch_sm80moe import _ops
-from torch_sm80moe._options import WEIGHT_FORMATS
+from torch_sm80moe._formats import WEIGHT_FORMATS
 from torch_sm80moe.quantization import PackedWeight, QuantScheme
 from torch_sm80moe.testing import Problem
 

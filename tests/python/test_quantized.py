@@ -243,7 +243,7 @@ def test_tensors_and_scheme_that_disagree(changes, error, message):
 @pytest.mark.parametrize(
     ("name", "group_size", "message"),
     [
-        ("w4a16-g32", 48, "must be 0, 32, 64 or 128, got 48"),
+        ("w4a16-g32", 48, "must be 0, 32, 64 or 128 for int4, got 48"),
         ("fp8-block", 64, "must be 0 or 128 for fp8, got 64"),
         ("mxfp4", 64, "must be 32 for mxfp4, got 64"),
     ],

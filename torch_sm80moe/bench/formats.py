@@ -47,9 +47,7 @@ def multiplies_int8(name: str) -> bool:
 def kernel_weights(name: str) -> str:
     """Return what `tactic_table` calls a format's weights."""
     scheme = scheme_of(name)
-    if scheme is None:
-        return DENSE
-    return "w8a8" if multiplies_int8(name) else scheme.weight_format
+    return DENSE if scheme is None else scheme.packed_format
 
 
 def unsuitable(model: Model, name: str) -> str | None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from torch_sm80moe._options import WEIGHT_BITS, WEIGHT_FORMATS, PackedTensors
+from torch_sm80moe._formats import WEIGHT_BITS, WEIGHT_FORMATS
+from torch_sm80moe._options import PackedTensors
 from torch_sm80moe.quantization.scheme import MXFP4_GROUP_SIZE, PER_TENSOR, QuantScheme
 from torch_sm80moe.quantization.weights import (
     E8M0_BIAS,
@@ -71,7 +72,7 @@ class PackedWeight:
     @property
     def weight_format(self) -> int:
         """The number that the operators take."""
-        return WEIGHT_FORMATS.index(_format_name(self.scheme))
+        return WEIGHT_FORMATS.index(self.scheme.packed_format)
 
     @property
     def group_size(self) -> int:
@@ -108,7 +109,7 @@ class PackedWeight:
 def pack(weight: QuantizedWeight) -> PackedWeight:
     """Return the weight as kernels read it; `unpack` is the exact inverse."""
     num_experts, n, k = weight.shape
-    name = _format_name(weight.scheme)
+    name = weight.scheme.packed_format
     row_bytes = -(-k * WEIGHT_BITS[name] // (8 * CHUNK_BYTES)) * CHUNK_BYTES
     values = torch.empty((num_experts, n, row_bytes), dtype=torch.uint8, device=weight.device)
     for expert in range(num_experts):  # copies of one expert at a time
@@ -120,7 +121,7 @@ def pack(weight: QuantizedWeight) -> PackedWeight:
 def unpack(packed: PackedWeight) -> QuantizedWeight:
     """Return the canonical form of a packed weight."""
     num_experts, _, k = packed.shape
-    name = _format_name(packed.scheme)
+    name = packed.scheme.packed_format
     values = torch.stack(
         [
             _values_from_stored(_unpack_rows(packed.values[expert], name, k), name)
@@ -159,11 +160,6 @@ def dequantize_rows(
     if codes is not None and weight_format != "w8a8":
         numbers = numbers - _numbers(_codes_of_rows(codes, n)[..., group], weight_format)
     return numbers * row_scale[..., group]
-
-
-def _format_name(scheme: QuantScheme) -> str:
-    """Return which of `WEIGHT_FORMATS` a scheme is packed in."""
-    return scheme.weight_format if scheme.activation == "16bit" else "w8a8"
 
 
 def _numbers(stored: torch.Tensor, weight_format: str) -> torch.Tensor:

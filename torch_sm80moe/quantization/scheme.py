@@ -11,13 +11,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from torch_sm80moe._formats import GROUP_SIZES
+
 WEIGHT_FORMATS = ("int8", "int4", "fp8", "mxfp4")
 ACTIVATIONS = ("16bit", "int8_dynamic", "int8_static")
 PER_CHANNEL = -1
 PER_TENSOR = 0
-GROUP_SIZES = (32, 64, 128)
-MXFP4_GROUP_SIZE = 32
-FP8_BLOCK = (128, 128)
+MXFP4_GROUP_SIZE = max(GROUP_SIZES["mxfp4"])
+FP8_BLOCK = (max(GROUP_SIZES["fp8"]),) * 2
 
 _NAME = re.compile(
     r"(?P<base>w8a16|w8a8|w4a16|fp8|mxfp4)"
@@ -70,7 +71,7 @@ class QuantScheme:
         if self.block is not None and self.group_size != PER_CHANNEL:
             self._refuse("group_size", "be -1 beside a block", self.group_size)
         kind = self.weight_format if self.activation == "16bit" else self.activation
-        sizes = self._group_sizes()
+        sizes = _group_sizes(self.packed_format)
         if self.group_size not in sizes:
             self._refuse("group_size", f"be one of {sizes} with {kind}", self.group_size)
         if not self.symmetric and kind not in ("int8", "int4"):
@@ -78,15 +79,6 @@ class QuantScheme:
 
     def _refuse(self, field: str, requirement: str, value: object) -> None:
         raise ValueError(f"QuantScheme: {field} must {requirement}, got {value}")
-
-    def _group_sizes(self) -> tuple[int, ...]:
-        if self.weight_format == "mxfp4":
-            return (MXFP4_GROUP_SIZE,)
-        if self.weight_format == "fp8" or self.activation != "16bit":
-            return (PER_CHANNEL, PER_TENSOR)
-        if self.weight_format == "int4":
-            return (PER_CHANNEL, *GROUP_SIZES)
-        return (PER_CHANNEL, PER_TENSOR, *GROUP_SIZES)
 
     @classmethod
     def parse(cls, name: str) -> QuantScheme:
@@ -178,6 +170,11 @@ class QuantScheme:
         return max(self.group_size, 2 if self.bits == 4 else 1)
 
     @property
+    def packed_format(self) -> str:
+        """What operators call the format: int8 that meets int8 is one of its own."""
+        return self.weight_format if self.activation == "16bit" else "w8a8"
+
+    @property
     def is_static(self) -> bool:
         """Whether activations are int8 of a range that is known beforehand."""
         return self.activation == "int8_static"
@@ -188,16 +185,24 @@ class QuantScheme:
         return 4 if self.weight_format in ("int4", "mxfp4") else 8
 
 
+def _group_sizes(packed_format: str) -> tuple[int, ...]:
+    """Return those of schemes; kernels do not tell a row's scale from that of a whole matrix."""
+    packed = GROUP_SIZES[packed_format]
+    whole = (PER_CHANNEL,) if packed_format == "int4" else (PER_CHANNEL, PER_TENSOR)
+    groups = () if packed_format == "fp8" else tuple(size for size in packed if size)  # blocks
+    return (*whole, *groups) if 0 in packed else groups
+
+
 def _all_schemes() -> list[QuantScheme]:
-    groups = GROUP_SIZES
+    int8, int4, w8a8 = map(_group_sizes, ("int8", "int4", "w8a8"))
     return [
-        *(QuantScheme("int8", group_size=g) for g in (PER_CHANNEL, PER_TENSOR, *groups)),
-        *(QuantScheme("int8", group_size=g, symmetric=False) for g in (-1, 0, *groups)),
-        *(QuantScheme("int8", "int8_dynamic", group_size=g) for g in (PER_CHANNEL, PER_TENSOR)),
-        *(QuantScheme("int8", "int8_static", group_size=g) for g in (PER_CHANNEL, PER_TENSOR)),
-        *(QuantScheme("int4", group_size=g) for g in (PER_CHANNEL, *groups)),
-        *(QuantScheme("int4", group_size=g, symmetric=False) for g in (PER_CHANNEL, *groups)),
-        *(QuantScheme("fp8", group_size=g) for g in (PER_TENSOR, PER_CHANNEL)),
+        *(QuantScheme("int8", group_size=size) for size in int8),
+        *(QuantScheme("int8", group_size=size, symmetric=False) for size in int8),
+        *(QuantScheme("int8", "int8_dynamic", group_size=size) for size in w8a8),
+        *(QuantScheme("int8", "int8_static", group_size=size) for size in w8a8),
+        *(QuantScheme("int4", group_size=size) for size in int4),
+        *(QuantScheme("int4", group_size=size, symmetric=False) for size in int4),
+        *(QuantScheme("fp8", group_size=size) for size in (PER_TENSOR, PER_CHANNEL)),
         QuantScheme("fp8", block=FP8_BLOCK),
         QuantScheme("mxfp4", group_size=MXFP4_GROUP_SIZE),
     ]
