@@ -60,33 +60,29 @@ def fused_moe(
     op: str = "fused_moe",
 ) -> tuple[int, int]:
     """Check the arguments of `fused_moe`; return the shape [T, H]."""
-    _require_dtype(op, "hidden_states", hidden_states, _HALVES)
-    _require_dtype(op, "w13", w13, (hidden_states.dtype,))
-    _require_dtype(op, "w2", w2, (hidden_states.dtype,))
-    _require_dtype(op, "topk_weights", topk_weights, (torch.float32,))
-    _require_dtype(op, "topk_ids", topk_ids, _IDS)
-
-    _require_shape(op, "hidden_states", hidden_states, ("T", "H"))
+    _require_routed_tokens(op, hidden_states, topk_weights, topk_ids)
     num_tokens, hidden_size = hidden_states.shape
     gates = 2 if options.gated else 1
+    _require_dtype(op, "w13", w13, (hidden_states.dtype,))
+    _require_dtype(op, "w2", w2, (hidden_states.dtype,))
     _require_shape(op, "w13", w13, ("E", "2I" if options.gated else "I", hidden_size))
     num_experts, intermediate_size = w13.size(0), w13.size(1) // gates
     _require_shape(op, "w2", w2, (num_experts, hidden_size, intermediate_size))
+    _require_num_experts(op, "w13", num_experts)
     _require_shape(op, "topk_ids", topk_ids, (num_tokens, "k"))
     _require_shape(op, "topk_weights", topk_weights, (num_tokens, topk_ids.size(1)))
 
-    _require_num_experts(op, "w13", num_experts)
     _require_multiple(op, "hidden_states", -1, hidden_size, _ROW_MULTIPLE)
     _require_multiple(op, "w13", 1, w13.size(1), gates * _ROW_MULTIPLE)
     _require_choices(op, topk_ids)
     for name, rows in (("hidden_states", hidden_states), ("w13", w13), ("w2", w2)):
         _require_row_strides(op, name, rows)
+    _require_device(op, "w13", w13, hidden_states, "hidden_states")
+    _require_device(op, "w2", w2, hidden_states, "hidden_states")
     _require_contiguous_last_dimension(op, "topk_weights", topk_weights)
     _require_contiguous_last_dimension(op, "topk_ids", topk_ids)
     _require_device(op, "topk_weights", topk_weights, hidden_states, "hidden_states")
     _require_device(op, "topk_ids", topk_ids, hidden_states, "hidden_states")
-    _require_device(op, "w13", w13, hidden_states, "hidden_states")
-    _require_device(op, "w2", w2, hidden_states, "hidden_states")
     _require_expert_map(op, options.expert_map, topk_ids)
     _require_activation(op, options.gated, options, num_experts, hidden_states, "hidden_states")
     for name, optional, shape in (
@@ -96,6 +92,16 @@ def fused_moe(
     ):
         _require_optional_rows(op, name, optional, shape, hidden_states, "hidden_states")
     return num_tokens, hidden_size
+
+
+def _require_routed_tokens(
+    op: str, hidden_states: torch.Tensor, topk_weights: torch.Tensor, topk_ids: torch.Tensor
+) -> None:
+    """Check what must be right before weights can be looked at."""
+    _require_dtype(op, "hidden_states", hidden_states, _HALVES)
+    _require_dtype(op, "topk_weights", topk_weights, (torch.float32,))
+    _require_dtype(op, "topk_ids", topk_ids, _IDS)
+    _require_shape(op, "hidden_states", hidden_states, ("T", "H"))
 
 
 def fused_moe_out(
@@ -137,11 +143,12 @@ def fused_moe_quantized(
     op: str = "fused_moe_quantized",
 ) -> tuple[int, int]:
     """Check the arguments of `fused_moe_quantized`; return the shape [T, H]."""
-    _require_dtype(op, "hidden_states", hidden_states, _HALVES)
-    _require_shape(op, "hidden_states", hidden_states, ("T", "H"))
+    _require_routed_tokens(op, hidden_states, topk_weights, topk_ids)
     unpacked_w13 = _unpacked(op, "w13", w13, hidden_states, "hidden_states", hidden_states.size(1))
     intermediate_size = unpacked_w13.size(1) // (2 if options.gated else 1)
     unpacked_w2 = _unpacked(op, "w2", w2, hidden_states, "hidden_states", intermediate_size)
+    w2_shape = (w13.values.size(0), hidden_states.size(1), w2.values.size(2))
+    _require_shape(op, "w2", w2.values, w2_shape)
     if (w13.input is None) != (w2.input is None):
         wanted, given = ("None", "a tensor") if w13.input is None else ("a tensor", "None")
         raise ValueError(f"{op}: w2_input must be {wanted} like w13_input, got {given}")
@@ -230,22 +237,18 @@ def grouped_gemm(
     op: str = "grouped_gemm",
 ) -> tuple[int, int]:
     """Check the arguments of `grouped_gemm`; return the shape of the result."""
-    _require_dtype(op, "a", a, _HALVES)
+    _require_gemm_rows(op, a, expert_offsets, row_index)
     _require_dtype(op, "w", w, (a.dtype,))
-    _require_dtype(op, "expert_offsets", expert_offsets, (torch.int32,))
-    if row_index is not None:
-        _require_dtype(op, "row_index", row_index, (torch.int32,))
-
-    _require_shape(op, "a", a, ("S", "K"))
     _require_shape(op, "w", w, ("E", "N", a.size(1)))
     num_experts, num_columns = w.size(0), w.size(1)
+    _require_num_experts(op, "w", num_experts)
+    _require_row_strides(op, "w", w)
+    _require_device(op, "w", w, a, "a")
     _require_shape(op, "expert_offsets", expert_offsets, (num_experts + 1,))
     if row_index is not None:
         _require_shape(op, "row_index", row_index, ("M",))
 
-    _require_num_experts(op, "w", num_experts)
     _require_int(op, "epilogue", epilogue, 0, len(EPILOGUES) - 1)
-    _require_multiple(op, "a", -1, a.size(1), _ROW_MULTIPLE)
     is_gated = epilogue in GATED_EPILOGUES
     gates = 2 if is_gated else 1
     _require_multiple(op, "w", 1, num_columns, gates * _ROW_MULTIPLE)
@@ -254,9 +257,7 @@ def grouped_gemm(
     _require_rows(op, "a" if row_index is None else "row_index", num_rows)
 
     _require_row_strides(op, "a", a)
-    _require_row_strides(op, "w", w)
     _require_contiguous(op, "expert_offsets", expert_offsets)
-    _require_device(op, "w", w, a, "a")
     _require_device(op, "expert_offsets", expert_offsets, a, "a")
     if row_index is not None:
         _require_contiguous(op, "row_index", row_index)
@@ -272,6 +273,18 @@ def grouped_gemm(
         _require_contiguous(op, "row_scale", options.row_scale)
         _require_device(op, "row_scale", options.row_scale, a, "a")
     return num_rows, num_columns // gates
+
+
+def _require_gemm_rows(
+    op: str, a: torch.Tensor, expert_offsets: torch.Tensor, row_index: torch.Tensor | None
+) -> None:
+    """Check what must be right before weights can be looked at."""
+    _require_dtype(op, "a", a, _HALVES)
+    _require_dtype(op, "expert_offsets", expert_offsets, (torch.int32,))
+    if row_index is not None:
+        _require_dtype(op, "row_index", row_index, (torch.int32,))
+    _require_shape(op, "a", a, ("S", "K"))
+    _require_multiple(op, "a", -1, a.size(1), _ROW_MULTIPLE)
 
 
 def grouped_mm(mat_a: torch.Tensor, mat_b: torch.Tensor, offs: torch.Tensor) -> tuple[int, int]:
@@ -307,8 +320,7 @@ def grouped_gemm_quantized(
 ) -> tuple[int, int]:
     """Check the arguments of `grouped_gemm_quantized`; return the shape of the result."""
     op = "grouped_gemm_quantized"
-    _require_dtype(op, "a", a, _HALVES)
-    _require_shape(op, "a", a, ("S", "K"))
+    _require_gemm_rows(op, a, expert_offsets, row_index)
     unpacked = _unpacked(op, "w", w, a, "a", a.size(1))
     return grouped_gemm(a, unpacked, expert_offsets, row_index, top_k, epilogue, options, op=op)
 
@@ -414,6 +426,8 @@ def _unpacked(
     _require_shape(op, name, w.values, ("E", "N", row_bytes))
     num_experts, n = w.values.size(0), w.values.size(1)
     _require_num_experts(op, name, num_experts)
+    _require_contiguous(op, name, w.values)
+    _require_device(op, name, w.values, leader, leader_name)
     _require_int(op, f"{name}'s rows of all experts", num_experts * n, 1, _MAX_INT)
 
     groups = -(-k // w.group_size) if w.group_size else 1
@@ -421,19 +435,18 @@ def _unpacked(
     _require_dtype(op, scale_name, w.scale, (torch.float32,))
     octets = -(-n // 8)  # of rows whose scales, and words of codes, lie side by side
     _require_shape(op, scale_name, w.scale, (num_experts, octets, 1 if is_mxfp4 else groups, 8))
+    _require_contiguous(op, scale_name, w.scale)
+    _require_device(op, scale_name, w.scale, leader, leader_name)
     if w.format_name == "fp8" and w.codes is not None:
         raise ValueError(f"{op}: {codes_name} must be None for fp8, got a tensor")
     _require_input(op, name, w, k, leader, leader_name)
     if is_mxfp4 and w.codes is None:
         raise ValueError(f"{op}: {codes_name} must be a tensor for mxfp4, got None")
-    tensors = {name: w.values, scale_name: w.scale}
     if w.codes is not None:
         _require_dtype(op, codes_name, w.codes, (torch.uint8,))
         _require_shape(op, codes_name, w.codes, (num_experts, octets, -(-groups // 4), 8, 4))
-        tensors[codes_name] = w.codes
-    for tensor_name, tensor in tensors.items():
-        _require_contiguous(op, tensor_name, tensor)
-        _require_device(op, tensor_name, tensor, leader, leader_name)
+        _require_contiguous(op, codes_name, w.codes)
+        _require_device(op, codes_name, w.codes, leader, leader_name)
     return leader.new_empty(k).expand(num_experts, n, k)
 
 

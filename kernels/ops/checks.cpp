@@ -22,12 +22,24 @@ const char* dtype_name(ScalarType type) {
       return "float16";
     case ScalarType::BFloat16:
       return "bfloat16";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Float8_e4m3fn:
+      return "float8_e4m3fn";
+    case ScalarType::Float8_e5m2:
+      return "float8_e5m2";
     case ScalarType::Byte:
       return "uint8";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Short:
+      return "int16";
     case ScalarType::Int:
       return "int32";
     case ScalarType::Long:
       return "int64";
+    case ScalarType::Bool:
+      return "bool";
     default:
       return torch::headeronly::toString(type);
   }

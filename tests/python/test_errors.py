@@ -1,7 +1,7 @@
 """Wrong arguments: one sentence, nothing written, and the process goes on.
 
 The functions raise ValueError or TypeError on every device. The bare operators say the same; on a
-GPU, where C++ speaks, as a RuntimeError.
+GPU, where C++ speaks, as a RuntimeError, which is asked for its sentence on the CPU, too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import torch_sm80moe
+from tests.python.rules_of_kernels import can_speak, sentence_of_kernels
 from torch_sm80moe._options import ACTIVATIONS, GATE_UP_ORDERS
 from torch_sm80moe.testing import Problem
 
@@ -340,7 +341,13 @@ def sort_arguments(device: torch.device) -> Arguments:
 
 
 def expect(op: str, arguments: Arguments, error: type[Exception], sentence: str) -> None:
-    """Call the function and the operator; both must refuse with the sentence."""
+    """Call the function and the operator; all must refuse with the sentence."""
+    expect_of_python(op, arguments, error, sentence)
+    if can_speak():
+        assert re.fullmatch(f"{op}: {sentence}", sentence_of_kernels(op, arguments) or "")
+
+
+def expect_of_python(op: str, arguments: Arguments, error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=f"^{op}: {sentence}"):
         getattr(torch_sm80moe, op)(**arguments)
     with pytest.raises(OPERATOR_ERRORS, match=f"{op}: {sentence}"):
@@ -400,6 +407,8 @@ def test_options(case, op, device):
     names = {"activation": ACTIVATIONS, "gate_up_order": GATE_UP_ORDERS}
     with pytest.raises(OPERATOR_ERRORS, match=f"{op}: {case.sentence}"):
         getattr(torch.ops.sm80moe, op)(**arguments)
+    if can_speak():
+        assert re.fullmatch(f"{op}: {case.sentence}", sentence_of_kernels(op, arguments) or "")
     for name in names.keys() & arguments.keys():
         arguments[name] = names[name][arguments[name]]
     with pytest.raises(case.error, match=f"^{op}: {case.sentence}"):
@@ -958,7 +967,7 @@ def test_tensors_that_are_not_there():
     ],
 )
 def test_mixed_devices_by_the_rules(op, leader):
-    """The meta device stands for another device, which a machine may lack."""
+    """The meta device stands for another device, which a machine may lack; C++ never sees it."""
     make = {
         "fused_moe_out": out_arguments,
         "topk_route": router_arguments,
@@ -973,7 +982,8 @@ def test_mixed_devices_by_the_rules(op, leader):
     for name in names:
         arguments = make[op](torch.device("cpu"))
         arguments[name] = arguments[name].to("meta")
-        expect(op, arguments, ValueError, f"{name} must be on cpu like {leader}, got meta")
+        sentence = f"{name} must be on cpu like {leader}, got meta"
+        expect_of_python(op, arguments, ValueError, sentence)
 
 
 @pytest.mark.gpu
