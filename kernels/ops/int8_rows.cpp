@@ -53,17 +53,9 @@ std::tuple<Tensor, Tensor> quantize_activations(Tensor a, std::optional<Tensor> 
   Tensor values = device.empty({num_rows, num_columns}, ScalarType::Char);
   Tensor scale = device.empty({num_rows}, ScalarType::Float);
   if (num_rows == 0) return {values, scale};
-  quantize::QuantizeArgs args{};
-  args.rows = a.data_ptr();
-  args.row_stride = a.stride(0);
-  args.num_rows = static_cast<int>(num_rows);
-  args.num_columns = static_cast<int>(num_columns);
-  args.range = int8_range(input_range);
-  args.values = static_cast<int8_t*>(values.data_ptr());
-  args.row_bytes = static_cast<int>(num_columns);
-  args.values_stride = num_columns;
-  args.scale = static_cast<float*>(scale.data_ptr());
-  device.check_cuda(quantize::quantize_activations(args, element_type(a), device.stream()));
+  const Int8Rows to{static_cast<int8_t*>(values.data_ptr()), num_columns,
+                    static_cast<float*>(scale.data_ptr()), num_rows, num_columns};
+  quantize_rows(device, a.data_ptr(), a.stride(0), element_type(a), int8_range(input_range), to);
   return {values, scale};
 }
 

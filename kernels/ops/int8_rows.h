@@ -1,6 +1,7 @@
 #pragma once
 // Activations as int8: the operator, and what the GEMMs of int8 activations are given.
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 
@@ -19,14 +20,15 @@ inline const Int8Range* int8_range(const std::optional<Tensor>& t) {
 void check_int8_range(const Checker& check, const char* name, const std::optional<Tensor>& range,
                       const char* leader_name, const Tensor& leader);
 
-// Rows of int8_row_bytes(num_columns), aligned to 16 bytes, and their scales.
+// Rows of int8, and their scales. Zeros follow a row up to int8_row_bytes(num_columns), if its
+// stride leaves room for them.
 struct Int8Rows {
   int8_t* values;
   int64_t stride;  // from one row to the next, in bytes
   float* scale;
   int64_t num_rows, num_columns;
 
-  int64_t row_bytes() const { return int8_row_bytes(num_columns); }
+  int64_t row_bytes() const { return std::min(int8_row_bytes(num_columns), stride); }
 };
 
 // Rows one after the other, then their scales.
