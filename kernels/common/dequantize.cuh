@@ -1,12 +1,13 @@
 #pragma once
-// Stored weights as pairs of 16-bit numbers, exactly: two or three integer instructions a pair and
+// Stored weights as pairs of 16-bit numbers, exactly: one or two integer instructions a pair and
 // one fma.
 //
-// A 16-bit number whose last bit of mantissa is worth one shows a small integer in the clear: from
-// 128 on in bfloat16 (7 bits), from 1024 on in half (10 bits). So bits are put there, and the
-// constant is taken away. The small floats are put where the larger type has the same fields; the
-// product with a power of two then mends the exponent, of subnormal numbers too. Their bits are
-// stored where bfloat16 wants them, or one or two shifts away (docs/layouts.md).
+// A 16-bit number in whose sign and exponent nothing is set, or the exponent's last bit alone, is
+// as many of the smallest as its bits say. So bits are taken as they are; the fma makes the
+// smallest a normal number and takes away what zero is stored as. The small floats are put where
+// the larger type has the same fields; the product with a power of two then mends the exponent, of
+// subnormal numbers too. Their bits are stored where bfloat16 wants them, or one or two shifts away
+// (docs/layouts.md).
 
 #include "common/numeric.cuh"
 #include "common/ptx.cuh"
@@ -17,9 +18,6 @@ namespace sm80moe {
 SM80MOE_DEVICE uint32_t select_or(uint32_t word, uint32_t mask, uint32_t others) {
   return ptx::lop3 < (0xf0 & 0xcc) | 0xaa > (word, mask, others);
 }
-SM80MOE_DEVICE uint32_t select_xor(uint32_t word, uint32_t mask, uint32_t others) {
-  return ptx::lop3 < (0xf0 & 0xcc) ^ 0xaa > (word, mask, others);
-}
 
 SM80MOE_DEVICE uint32_t rotate_right(uint32_t word, int bits) {
   return __funnelshift_r(word, word, bits);
@@ -29,39 +27,52 @@ template <class T>
 struct SixteenBit;
 template <>
 struct SixteenBit<__nv_bfloat16> {
-  static constexpr uint32_t kOnes = 0x3f803f80;
-  static constexpr uint32_t kIntegers = 0x43004300;  // 128, and what is in the last 7 bits
+  static constexpr int kMantissaBits = 7, kBias = 127;
 };
 template <>
 struct SixteenBit<__half> {
-  static constexpr uint32_t kOnes = 0x3c003c00;
-  static constexpr uint32_t kIntegers = 0x64006400;  // 1024, and what is in the last 10 bits
+  static constexpr int kMantissaBits = 10, kBias = 15;
 };
 inline constexpr uint32_t kSigns = 0x80008000;
 
-// The signed bytes 0 and 2 of a word.
-SM80MOE_DEVICE uint32_t int8_pair(uint32_t bytes, __nv_bfloat16) {
-  // Seven bits show; the eighth turns the 128 that is taken away into 256.
-  const uint32_t shown = select_or(bytes, 0x007f007f, 0x43004300);
-  const uint32_t taken = select_or(bytes, 0x00800080, 0xc300c300);
-  return fma_pair(shown, SixteenBit<__nv_bfloat16>::kOnes, taken, __nv_bfloat16{});
-}
-SM80MOE_DEVICE uint32_t int8_pair(uint32_t bytes, __half) {
-  const uint32_t shown = select_xor(bytes, 0x00ff00ff, 0x64806480);  // 1024 + 128 + the byte
-  return fma_pair(shown, SixteenBit<__half>::kOnes, 0xe480e480, __half{});
+// 2 to the power of `exponent` in both halves, if that is a normal number.
+template <class T>
+SM80MOE_HOST_DEVICE constexpr uint32_t power_of_two(int exponent) {
+  return static_cast<uint32_t>(SixteenBit<T>::kBias + exponent) << SixteenBit<T>::kMantissaBits |
+         static_cast<uint32_t>(SixteenBit<T>::kBias + exponent)
+             << (SixteenBit<T>::kMantissaBits + 16);
 }
 
-// The unsigned nibbles 0 and 4 of a word, less `taken`, which integers_below() made.
+// Integers of up to 8 bits, times kUnit: that of the largest power of two and the smallest number.
 template <class T>
-SM80MOE_DEVICE uint32_t nibble_pair(uint32_t nibbles, uint32_t taken) {
-  const uint32_t shown = select_or(nibbles, 0x000f000f, SixteenBit<T>::kIntegers);
-  return fma_pair(shown, SixteenBit<T>::kOnes, taken, T{});
+struct Integers {
+  static constexpr int kLargest = SixteenBit<T>::kBias;
+  static constexpr int kUnitExponent = 1 - SixteenBit<T>::kMantissaBits;
+  static constexpr float kUnit = 1.0f / (1 << -kUnitExponent);
+
+  // Bits kShift and those above, of what has no others, less what below() or `below` made.
+  template <int kShift>
+  SM80MOE_DEVICE static uint32_t less(uint32_t bits, uint32_t below) {
+    return fma_pair(bits, power_of_two<T>(kLargest - kShift), below, T{});
+  }
+  // What takes integers away, which are in both halves.
+  SM80MOE_DEVICE static uint32_t below(uint32_t integers) {
+    return fma_pair(integers, power_of_two<T>(kLargest) | kSigns, 0, T{});
+  }
+  // And 1 << kPower.
+  template <int kPower>
+  static constexpr uint32_t kBelow = power_of_two<T>(kUnitExponent + kPower) | kSigns;
+};
+
+// The bytes 0 and 2 of a word, 1 and 3 (kOdd = 1), less what is below.
+template <class T, int kOdd>
+SM80MOE_DEVICE uint32_t byte_pair(uint32_t bytes, uint32_t below) {
+  return Integers<T>::template less<0>(__byte_perm(bytes, 0, kOdd ? 0x4341 : 0x4240), below);
 }
-// What is taken from numbers that show, for them to become what they were more than `zeros`, which
-// are in both halves, as all codes are that stand for a pair.
-template <class T>
-SM80MOE_HOST_DEVICE constexpr uint32_t integers_below(uint32_t zeros) {
-  return SixteenBit<T>::kIntegers | kSigns | zeros;
+// The nibbles 0 and 4 of a word, 1 and 5 (kOdd = 1).
+template <class T, int kOdd>
+SM80MOE_DEVICE uint32_t nibble_pair(uint32_t nibbles, uint32_t below) {
+  return Integers<T>::template less<4 * kOdd>(nibbles & (kOdd ? 0x00f000f0 : 0x000f000f), below);
 }
 
 // The e4m3 numbers of a word, of each half the first or the second, times E4m3<T>::kUnit.

@@ -41,7 +41,7 @@ struct PackedArgs {
   int first_row, row_step, up_rows;
   int groups;       // scales of a row
   int group_shift;  // a group is 1 << group_shift weights of a row; 31 for all of it
-  int code_words;   // of a row
+  int code_words;   // of a row; 0 without codes
 };
 
 }  // namespace sm80moe

@@ -30,44 +30,41 @@ struct StoredNumbers {
   SM80MOE_DEVICE static uint32_t column_word(uint32_t) { return kNoCodeWord; }
 };
 
-// int8 and a scale a row.
+// int8, stored as 0 to 255, and a scale a row.
 template <class T>
 struct Int8Numbers : StoredNumbers<WeightFormat::kInt8> {
-  SM80MOE_DEVICE static void decode(uint32_t raw, int, uint32_t, uint32_t& b0, uint32_t& b1) {
-    b0 = int8_pair(raw, T{});
-    b1 = int8_pair(raw >> 8, T{});
+  static constexpr float kUnit = Integers<T>::kUnit;
+  static constexpr uint32_t kNoCodeWord = Integers<T>::template kBelow<7>;
+
+  SM80MOE_DEVICE static void decode(uint32_t raw, int, uint32_t below, uint32_t& b0, uint32_t& b1) {
+    b0 = byte_pair<T, 0>(raw, below);
+    b1 = byte_pair<T, 1>(raw, below);
   }
 };
 
-// int8 in groups, each with a scale and perhaps a zero point, its code.
+// The same in groups, each with a scale and perhaps a zero point, its code.
 template <class T>
-struct Int8GroupNumbers : StoredNumbers<WeightFormat::kInt8Group> {
+struct Int8GroupNumbers : Int8Numbers<T> {
+  static constexpr WeightFormat kFormat = WeightFormat::kInt8Group;
   static constexpr bool kHasGroupScales = true;
   static constexpr bool kHasCodes = true;
 
-  SM80MOE_DEVICE static uint32_t column_word(uint32_t codes) {
-    return int8_pair(codes, T{}) ^ kSigns;  // -code
-  }
-  SM80MOE_DEVICE static void decode(uint32_t raw, int, uint32_t less_zero, uint32_t& b0,
-                                    uint32_t& b1) {
-    constexpr uint32_t kOnes = SixteenBit<T>::kOnes;
-    b0 = fma_pair(int8_pair(raw, T{}), kOnes, less_zero, T{});
-    b1 = fma_pair(int8_pair(raw >> 8, T{}), kOnes, less_zero, T{});
-  }
+  SM80MOE_DEVICE static uint32_t column_word(uint32_t codes) { return Integers<T>::below(codes); }
 };
 
 // int4, stored as 0 to 15, in groups, each with a scale and a zero point, its code.
 template <class T>
 struct Int4Numbers : StoredNumbers<WeightFormat::kInt4> {
+  static constexpr float kUnit = Integers<T>::kUnit;
   static constexpr bool kHasGroupScales = true;
   static constexpr bool kHasCodes = true;
-  static constexpr uint32_t kNoCodeWord = integers_below<T>(0x00080008);
+  static constexpr uint32_t kNoCodeWord = Integers<T>::template kBelow<3>;
 
-  SM80MOE_DEVICE static uint32_t column_word(uint32_t codes) { return integers_below<T>(codes); }
-  SM80MOE_DEVICE static void decode(uint32_t raw, int part, uint32_t taken, uint32_t& b0,
+  SM80MOE_DEVICE static uint32_t column_word(uint32_t codes) { return Integers<T>::below(codes); }
+  SM80MOE_DEVICE static void decode(uint32_t raw, int part, uint32_t below, uint32_t& b0,
                                     uint32_t& b1) {
-    b0 = nibble_pair<T>(raw >> (8 * part), taken);
-    b1 = nibble_pair<T>(raw >> (8 * part + 4), taken);
+    b0 = nibble_pair<T, 0>(raw >> (8 * part), below);
+    b1 = nibble_pair<T, 1>(raw >> (8 * part), below);
   }
 };
 

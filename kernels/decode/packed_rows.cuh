@@ -112,7 +112,7 @@ struct PackedRows {
       const PackedArgs& packed = work.packed();
       uint32_t weights[kMmas][4];
       decode(packed, step, chunk, weights);
-      if (!Numbers::kHasGroupScales) return multiply(sums, weights, true);
+      if (!Numbers::kHasGroupScales) return multiply(weights, true, sums);
       const int lanes_of_group = quad_lanes_of_group(packed);
       if (lanes_of_group == 4) return add_group(step, 0, weights, true, sums);
       // Each group of the quad has its turn: lanes of the others bring zeros for activations.
@@ -122,11 +122,12 @@ struct PackedRows {
     }
 
     SM80MOE_DEVICE void finish(const Step& step, const float (&sums)[4], float (&values)[4]) const {
+      constexpr float kUnits = 1 / Numbers::kUnit;
       const float2 scale = Numbers::kHasGroupScales ? float2{1, 1} : scales(step, 0);
-      values[0] = sums[0] * scale.x;
-      values[1] = sums[1] * scale.x;
-      values[2] = sums[2] * scale.y;
-      values[3] = sums[3] * scale.y;
+      values[0] = sums[0] * (scale.x * kUnits);
+      values[1] = sums[1] * (scale.x * kUnits);
+      values[2] = sums[2] * (scale.y * kUnits);
+      values[3] = sums[3] * (scale.y * kUnits);
     }
 
    private:
@@ -145,16 +146,21 @@ struct PackedRows {
       for (int j = 0; j < 4; ++j) x_[i * 2 + j / 2][j % 2] = words[j];
     }
 
-    SM80MOE_DEVICE void multiply(float (&sums)[4], const uint32_t (&weights)[kMmas][4],
-                                 bool has_turn) const {
+    // In two chains, each of which waits for itself alone.
+    SM80MOE_DEVICE void multiply(const uint32_t (&weights)[kMmas][4], bool has_turn,
+                                 float (&sums)[4]) const {
+      float others[4] = {};
 #pragma unroll
       for (int i = 0; i < kMmas; ++i)
-        ptx::mma_m16n8k16(sums, weights[i], has_turn ? x_[i][0] : 0, has_turn ? x_[i][1] : 0, T{});
+        ptx::mma_m16n8k16(i % 2 == 0 ? sums : others, weights[i], has_turn ? x_[i][0] : 0,
+                          has_turn ? x_[i][1] : 0, T{});
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[i] += others[i];
     }
     SM80MOE_DEVICE void add_group(const Step& step, int leader, const uint32_t (&weights)[kMmas][4],
                                   bool has_turn, float (&sums)[4]) const {
       float products[4] = {};
-      multiply(products, weights, has_turn);
+      multiply(weights, has_turn, products);
       const float2 scale = scales(step, leader);
       sums[0] = fmaf(products[0], scale.x, sums[0]);
       sums[1] = fmaf(products[1], scale.x, sums[1]);
@@ -163,9 +169,8 @@ struct PackedRows {
     }
     // Of the first and the second row, as the quad's lane `leader` has them.
     SM80MOE_DEVICE static float2 scales(const Step& step, int leader) {
-      constexpr float kUnit = 1 / Numbers::kUnit;
       const int lane = first_lane_of_quad() + leader;
-      return {step.first_scale[lane] * kUnit, step.second_scale[lane] * kUnit};
+      return {step.first_scale[lane], step.second_scale[lane]};
     }
 
     // Rows 0 to 7 of A are the first rows, 8 to 15 the second ones. Word j of a chunk holds what

@@ -71,30 +71,51 @@ class GroupLoader {
   SM80MOE_DEVICE void issue(const PackedArgs& args, uint32_t tile, int k0, int end) const {
     const int tile_row = threadIdx.x;
     if (Config::kThreads > Config::kCtaN && tile_row >= Config::kCtaN) return;
-    const uint32_t live = row_ != kNoRow;
+    const uint32_t has_row = row_ != kNoRow;
     if constexpr (Weight::kHasGroupScales) {
       const auto copy_scales = [&](int slice) {
         const int k = k0 + slice * Tile::kSliceDepth;
-        if (!changes_units(args, k, end)) return;
         const float* scale =
             args.scale + first_word(row_, args.groups) + to_word(k >> args.group_shift);
-        ptx::cp_async_4(tile + Tile::offset(2 * slice, tile_row), scale - to_word(1), live);
-        ptx::cp_async_4(tile + Tile::offset(2 * slice + 1, tile_row), scale, live);
+        ptx::cp_async_4(tile + Tile::offset(2 * slice, tile_row), scale - to_word(1), has_row);
+        ptx::cp_async_4(tile + Tile::offset(2 * slice + 1, tile_row), scale, has_row);
       };
-      copy_scales(0);
-      if (Tile::kMayBeFine && !Tile::has_one_group(args))
+      if constexpr (kBranches) {
+        const uint32_t group = 1u << args.group_shift;
+        const uint32_t stage_end = min_of(k0 + Config::kCtaK, end);
 #pragma unroll 1
-        for (int slice = 1; slice < Tile::kSlices; ++slice) copy_scales(slice);
+        for (uint32_t k = (max_of(k0, 1) + group - 1) & -group; k < stage_end; k += group)
+          copy_scales((k - k0) / Tile::kSliceDepth);
+      } else {
+        if (changes_units(args, k0, end)) copy_scales(0);
+        if (Tile::kMayBeFine && !Tile::has_one_group(args))
+#pragma unroll 1
+          for (int slice = 1; slice < Tile::kSlices; ++slice)
+            if (changes_units(args, k0 + slice * Tile::kSliceDepth, end)) copy_scales(slice);
+      }
     }
     if constexpr (Weight::kHasCodes) {
-      if (args.codes == nullptr) return;
-      const uint32_t* codes =
-          args.codes + first_word(row_, args.code_words) + to_word(k0 >> args.group_shift >> 2);
-      ptx::cp_async_4(tile + Tile::offset(Tile::kCodeWord, tile_row), codes, live);
+      const auto copy_codes = [&](int word) {
+        const uint32_t* codes = args.codes + first_word(row_, args.code_words) + to_word(word);
+        ptx::cp_async_4(tile + Tile::offset(Tile::kCodeWord, tile_row), codes, has_row);
+      };
+      const uint32_t word = k0 >> args.group_shift >> 2;
+      if constexpr (kBranches && Weight::kHasGroupScales) {  // with them codes are rare
+        const uint32_t words = args.code_words;
+#pragma unroll 1
+        for (uint32_t i = 0; i < words; i += words) copy_codes(word);
+      } else if (args.codes != nullptr) {
+        copy_codes(word);
+      }
     }
   }
 
  private:
+  // What comes once a stage at most is a loop nevertheless: of an `if` ptxas makes instructions
+  // without effect, which take their turn in every stage. Tall tiles, where they count for less,
+  // have no registers for it.
+  static constexpr bool kBranches = Config::kCtaM < 128;
+
   int row_ = kNoRow;
 };
 

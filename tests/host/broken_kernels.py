@@ -98,7 +98,7 @@ INT8_EPILOGUE = "gemm/int8_epilogue.cuh"
 INT8_STORE = "gemm/int8_store.cuh"
 INT8_SCALES = "gemm/int8_scales.cuh"
 WEIGHT_GROUPS = "gemm/weight_groups.cuh"
-NIBBLES_OF_PART_0 = "b0 = nibble_pair<T>(raw + 0 * part, taken);"
+NIBBLES_OF_PART_0 = "b0 = nibble_pair<T, 0>(raw + 0 * part, below);"
 SORT = "routing/sort_by_expert.cu"
 
 TOPK_PARTS = "routing/topk.cuh"
@@ -474,13 +474,31 @@ BROKEN_KERNELS = [
         options={"rows": 4, "columns": 72, "stride": 80, "type": "fp16"},
     ),
     broken_packed(
-        "sign_of_int8_forgotten",
-        Edit(DEQUANTIZE, "select_or(bytes, 0x00800080, 0xc300c300)", "0xc300c300"),
+        "int8_stored_64_above_zero",
+        Edit(FORMATS, "kBelow<7>", "kBelow<6>"),
         "kBf16Int8",
     ),
     broken_packed(
+        "unit_of_the_second_nibble_forgotten",
+        Edit(DEQUANTIZE, "kLargest - kShift", "kLargest"),
+        "kFp16Int4",
+    ),
+    broken_packed(
+        "scales_of_a_stage_s_first_group_only",
+        Edit(WEIGHT_GROUPS, "k < stage_end; k += group", "k < stage_end; k += stage_end"),
+        "kBf16Int4",
+        group=32,
+    ),
+    broken_packed(
+        "words_of_zero_points_not_copied",
+        Edit(WEIGHT_GROUPS, "for (uint32_t i = 0; i < words;", "for (uint32_t i = 1; i < 1;"),
+        "kFp16Int8Group",
+        group=64,
+        zero_points=1,
+    ),
+    broken_packed(
         "nibbles_of_the_step_before",
-        Edit(FORMATS, "b0 = nibble_pair<T>(raw >> (8 * part), taken);", NIBBLES_OF_PART_0),
+        Edit(FORMATS, "b0 = nibble_pair<T, 0>(raw >> (8 * part), below);", NIBBLES_OF_PART_0),
         "kBf16Int4",
     ),
     broken_packed(
@@ -735,6 +753,12 @@ BROKEN_KERNELS = [
         Edit(PACKED_ROWS, "return min_of(4u,", "return max_of(4u,"),
         format="int4",
         group=32,
+    ),
+    broken_packed_decode(
+        "second_chain_of_mma_lost",
+        Edit(PACKED_ROWS, "sums[i] += others[i]", "sums[i] += 0 * others[i]"),
+        format="int4",
+        group=128,
     ),
     broken_packed_decode(
         "second_row_with_the_scale_of_the_first",

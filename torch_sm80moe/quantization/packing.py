@@ -26,7 +26,7 @@ Places = tuple[tuple[int, ...], ...]
 CHUNK_BYTES = 16
 _CODES_OF_WORD = 4  # kernels copy those of four groups at a time
 _ROWS_SIDE_BY_SIDE = 8  # whose scales, and words of codes, fill what memory is read by, 32 bytes
-_INT4_ZERO = 8  # int4 is stored as 0 to 15
+_STORED_ZERO = {"int4": 8, "int8": 128}  # these are stored as 0 to 15 and 0 to 255
 # Where in a half of a word lie the bits, the lowest first, of the small floats that share it: where
 # a 16-bit number wants them, or a shift away from there. 16 and more are in the word's other half.
 _FLOAT_BITS = {
@@ -58,7 +58,7 @@ class PackedWeight:
         >>> scale = torch.ones(1, 1, 1)
         >>> weight = QuantizedWeight(values, scale, None, QuantScheme.parse("w8a16"))
         >>> pack(weight).values.flatten().tolist()
-        [0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15]
+        [128, 136, 129, 137, 130, 138, 131, 139, 132, 140, 133, 141, 134, 142, 135, 143]
         >>> unpack(pack(weight)).values.equal(values)
         True
     """
@@ -169,15 +169,15 @@ def _numbers(stored: torch.Tensor, weight_format: str) -> torch.Tensor:
 
 def _stored_from_values(values: torch.Tensor, weight_format: str) -> torch.Tensor:
     """Return the bits that a row keeps of each value, as uint8."""
-    if weight_format == "int4":
-        return (values + _INT4_ZERO).to(torch.uint8)
+    if weight_format in _STORED_ZERO:
+        return (values.short() + _STORED_ZERO[weight_format]).to(torch.uint8)
     return values.view(torch.uint8)
 
 
 def _values_from_stored(stored: torch.Tensor, weight_format: str) -> torch.Tensor:
-    if weight_format == "int4":
-        return stored.to(torch.int8) - _INT4_ZERO
-    if weight_format in ("int8", "w8a8"):
+    if weight_format in _STORED_ZERO:
+        return (stored.short() - _STORED_ZERO[weight_format]).to(torch.int8)
+    if weight_format == "w8a8":
         return stored.view(torch.int8)
     return stored.view(torch.float8_e4m3fn) if weight_format == "fp8" else stored
 

@@ -26,28 +26,46 @@ void expect(const char* what, unsigned code, uint32_t pair, double low, double h
                               high, got_low, got_high));
 }
 
-// Two codes in the halves of a word, and noise in the bits that are none of theirs.
-uint32_t word_of(unsigned low, unsigned high, int bits) {
-  const uint32_t noise = ~((1u << bits) - 1) & 0xffff;
-  return (low | noise) | (high | noise) << 16;
+// Two codes in the halves of a word, so many bits up, and ones in the bits that are none of theirs.
+uint32_t word_of(unsigned low, unsigned high, int bits, int up) {
+  const uint32_t mask = ((1u << bits) - 1) << up;
+  return ~(mask | mask << 16) | low << up | high << (up + 16);
+}
+
+template <class T>
+void expect_integers(const char* what, unsigned code, unsigned other, unsigned zero,
+                     uint32_t pair) {
+  constexpr double kUnit = Integers<T>::kUnit;
+  expect<T>(what, code, pair, (int(code) - int(zero)) * kUnit, (int(other) - int(zero)) * kUnit);
 }
 
 template <class T>
 void check_int8() {
-  for (unsigned code = 0; code < 256; ++code) {
-    const unsigned other = 255 - code;
-    expect<T>("int8", code, int8_pair(word_of(code, other, 8), T{}), static_cast<int8_t>(code),
-              static_cast<int8_t>(other));
-  }
+  for (unsigned code = 0; code < 256; ++code)
+    for (unsigned zero = 0; zero < 256; ++zero) {
+      const unsigned other = 255 - code;
+      const uint32_t below = Integers<T>::below(zero * 0x00010001);
+      const auto even = byte_pair<T, 0>(word_of(code, other, 8, 0), below);
+      const auto odd = byte_pair<T, 1>(word_of(code, other, 8, 8), below);
+      expect_integers<T>("int8", code, other, zero, even);
+      expect_integers<T>("int8", code, other, zero, odd);
+      if (zero == 128 && below != Integers<T>::template kBelow<7>)
+        wrong_result("  int8 without zero points must be 128 above zero");
+    }
 }
 
 template <class T>
 void check_int4() {
   for (unsigned code = 0; code < 16; ++code)
     for (unsigned zero = 0; zero < 16; ++zero) {
-      const uint32_t pair =
-          nibble_pair<T>(word_of(code, 15 - code, 4), integers_below<T>(zero * 0x00010001));
-      expect<T>("int4", code, pair, int(code) - int(zero), 15 - int(code) - int(zero));
+      const unsigned other = 15 - code;
+      const uint32_t below = Integers<T>::below(zero * 0x00010001);
+      const auto even = nibble_pair<T, 0>(word_of(code, other, 4, 0), below);
+      const auto odd = nibble_pair<T, 1>(word_of(code, other, 4, 4), below);
+      expect_integers<T>("int4", code, other, zero, even);
+      expect_integers<T>("int4", code, other, zero, odd);
+      if (zero == 8 && below != Integers<T>::template kBelow<3>)
+        wrong_result("  int4 without zero points must be 8 above zero");
     }
 }
 

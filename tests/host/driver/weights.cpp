@@ -46,12 +46,12 @@ class DenseWeights : public Weights {
   Tensor<uint16_t> w_;
 };
 
-// The number that a stored code stands for.
+// The number that a stored code stands for, of integers with zero points more than that.
 double stored_value(WeightFormat format, unsigned code) {
-  if (format == WeightFormat::kInt4) return code;
   if (format == WeightFormat::kFp8) return small_float(code, 4, 3);
   if (format == WeightFormat::kMxfp4) return small_float(code, 2, 1);
-  return static_cast<int8_t>(code);
+  if (format == WeightFormat::kInt8Rows) return static_cast<int8_t>(code);
+  return code;
 }
 
 class PackedWeights : public Weights {
@@ -95,7 +95,7 @@ class PackedWeights : public Weights {
     args.packed.up_rows = rows.second;
     args.packed.groups = scales_a_row_;
     args.packed.group_shift = group_shift_;
-    args.packed.code_words = code_words_;
+    args.packed.code_words = has_codes() ? code_words_ : 0;
   }
 
  private:
@@ -106,9 +106,8 @@ class PackedWeights : public Weights {
     return format_ == WeightFormat::kMxfp4 || (is_grouped_int() && shape_.zero_points);
   }
   double zero(int64_t row, int group) const {
-    if (!is_grouped_int()) return 0;
-    const double otherwise = format_ == WeightFormat::kInt4 ? 8 : 0;
-    return has_codes() ? stored_value(format_, codes_[code_at(row, group)]) : otherwise;
+    if (!is_grouped_int() && format_ != WeightFormat::kInt8) return 0;
+    return has_codes() ? codes_[code_at(row, group)] : 1 << (bits_ - 1);
   }
   // Words of eight rows lie side by side.
   static int64_t word(int64_t row, int words, int number) {
