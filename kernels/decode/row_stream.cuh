@@ -145,9 +145,8 @@ class Multiplier {
 
   SM80MOE_DEVICE bool has_step() const { return !walk_.ended(); }
 
-  // What need not wait for the next step, if there is one.
+  // What need not wait for the step.
   SM80MOE_DEVICE void prepare() {
-    if (!has_step()) return;
     if (steps_ == 0) begin_tile();
     products_.load(chunk_);
   }
@@ -243,18 +242,14 @@ SM80MOE_DEVICE void stream_rows(const Work& work, const ExpertGroups& groups, vo
 #pragma unroll 1
   for (int i = 0; i < kStages || multiplier.has_step(); ++i) {
     if (i >= kStages) {
+      multiplier.prepare();
       ptx::cp_async_wait<kStages - 1>();
       if (Rows::kLanesShare) __syncwarp();
       multiplier.multiply(*oldest);
       if (Rows::kLanesShare) __syncwarp();
-      // What the next step's products need is on its way while the loader finds addresses.
-      multiplier.prepare();
     }
     loader.issue(*oldest);
-    if (i == kStages - 1) {
-      work.after_first_loads();
-      multiplier.prepare();
-    }
+    if (i == kStages - 1) work.after_first_loads();
     oldest += i % kStages == kStages - 1 ? 1 - kStages : 1;
   }
 }

@@ -6,19 +6,17 @@
 namespace sm80moe::gemm {
 namespace {
 
-// The model and its constants are explained in docs/tactics.md. Fitted: H100, 2026-11-23.
+// The model and its constants are explained in docs/tactics.md. Fitted: H100, 2026-11-24.
 constexpr double kFragmentCost = 49.0;  // mma slowed down by fragment loads, per 1/row + 1/column
 constexpr double kFreeFragments = 0.0225;  // 1/row + 1/column of a warp tile that mma hides
 constexpr double kShallowStage = 1.17;     // a barrier every 32 elements of depth
 constexpr double kFewWarps = 1.15;  // mma slowed down on an SM that holds fewer warps than these:
 constexpr int kWarpsForLatency = 8;
-// Of packed weights. Making fragments takes what mma of so many rows would; fewer than so many
-// warps do not hide what 4 bits cost; stages of short pieces of rows are read more slowly.
+// Of packed weights. Making fragments takes what mma of so many rows would; stages of short pieces
+// of rows are read more slowly.
 constexpr double kPackedSlowdown = 1.5;
-constexpr double kRowsOfDecoding = 36;
-constexpr double kFewWarpsOf4Bits = 1.15;
-constexpr int kWarpsForDecoding = 12;
-constexpr double kShortPieces = 1.2;
+constexpr double kRowsOfDecoding = 30;
+constexpr double kShortPieces = 2.4;
 constexpr double kShortPieceBytes = 64;
 constexpr double kTileUs = 0.1;     // finding a tile, its epilogue
 constexpr double kLastTiles = 0.2;  // of a tile's time, while other SMs have nothing left
@@ -49,10 +47,7 @@ struct Work {
 // How much slower than the limit mma are, without what making fragments of packed weights takes.
 double mma_slowdown(const GemmShape& shape, const Tactic& t, double warp_rows, int warps_per_sm) {
   const double few_warps = warps_per_sm < kWarpsForLatency ? kFewWarps : 1.0;
-  if (is_packed(shape)) {
-    const bool hides_decoding = shape.weight_bits >= 8 || warps_per_sm >= kWarpsForDecoding;
-    return kPackedSlowdown * (hides_decoding ? 1.0 : kFewWarpsOf4Bits) * few_warps;
-  }
+  if (is_packed(shape)) return kPackedSlowdown * few_warps;
   const double warp_columns = static_cast<double>(t.cta_n) / t.warps_n;
   const double exposed = std::max(0.0, 1 / warp_rows + 1 / warp_columns - kFreeFragments);
   return (1 + kFragmentCost * exposed) * (t.cta_k < 64 ? kShallowStage : 1.0) * few_warps;
