@@ -72,12 +72,16 @@ def test_words_of_eight_rows_are_side_by_side():
 
 
 def test_where_bytes_go():
-    """The lanes of a quad hold k = 2t, 2t + 8, 2t + 1, 2t + 9, from the lowest byte up."""
+    """The lanes of a quad hold k = 2t, 2t + 8, 2t + 1, 2t + 9, from the lowest byte up.
+
+    Zero is stored as 128.
+    """
     values = torch.arange(32, dtype=torch.int8).reshape(1, 1, 32)
     weight = QuantizedWeight(values, torch.ones(1, 1, 1), None, QuantScheme.parse("w8a16"))
     lane = [0, 8, 1, 9]
     first = [2 * t + k for t in range(4) for k in lane]
-    assert pack(weight).values.flatten().tolist() == [*first, *(k + 16 for k in first)]
+    expected = [128 + k for k in (*first, *(k + 16 for k in first))]
+    assert pack(weight).values.flatten().tolist() == expected
 
 
 def test_where_nibbles_go():
