@@ -94,8 +94,8 @@ class Mainloop {
   // short. Where registers are few, it is one for all numbers of blocks.
   template <int kBlocks, bool kIsFine>
   SM80MOE_DEVICE void run_blocks(int num_k_tiles, int blocks, Accumulator& acc) {
-    constexpr bool kHasOne = kIsFine && !Groups::kIsFine && kSavesRegisters;
-    constexpr int kFewer = kHasOne ? 0 : fewer_blocks(kBlocks);
+    constexpr bool kIsOnly = kIsFine && Weight::has_one_fine_loop(Config::kCtaM);
+    constexpr int kFewer = kIsOnly ? 0 : fewer_blocks(kBlocks);
     if constexpr (kFewer > 0)
       if (blocks <= kFewer) return run_blocks<kFewer, kIsFine>(num_k_tiles, blocks, acc);
 #pragma unroll 1

@@ -21,6 +21,7 @@ struct DenseWeight {
   static constexpr bool kIsPacked = false;
   static constexpr int min_ctas(int) { return 0; }  // ptxas chooses
   static constexpr bool saves_registers(int) { return false; }
+  static constexpr bool has_one_fine_loop(int) { return false; }
   static constexpr bool kHasGroupScales = false, kHasCodes = false;
   static constexpr int kLeastGroup = INT_MAX, kMostGroup = INT_MAX;
   static constexpr uint32_t kNoCodeWord = 0;
@@ -53,6 +54,7 @@ struct PackedWeight : Numbers {
   // Or ptxas spills registers to have room for another CTA. The least tile streams.
   static constexpr int min_ctas(int cta_m) { return cta_m == 16 ? 4 : cta_m == 64 ? 3 : 1; }
   static constexpr bool saves_registers(int) { return false; }
+  static constexpr bool has_one_fine_loop(int) { return false; }
 
   static constexpr bool has_tactic(const Tactic& t) { return has_packed_tactic(t); }
 
@@ -89,10 +91,12 @@ struct Int8Weight : PackedWeight<Int8Numbers<T>> {
 template <class T>
 struct Int8GroupWeight : PackedWeight<Int8GroupNumbers<T>> {
   static constexpr int min_ctas(int cta_m) { return cta_m == 16 ? 4 : 1; }  // more would spill
+  static constexpr bool has_one_fine_loop(int cta_m) { return cta_m == 128; }
 };
 template <class T>
 struct Int4Weight : PackedWeight<Int4Numbers<T>> {
   static constexpr bool saves_registers(int cta_m) { return cta_m == 64; }
+  static constexpr bool has_one_fine_loop(int cta_m) { return cta_m == 64; }
 };
 template <class T>
 struct Fp8Weight : PackedWeight<Fp8Numbers<T>> {};
