@@ -195,8 +195,11 @@ def test_a_real_run(tmp_path):
         assert row["layers"] == row["layers_wanted"]
         kernels_us = sum(us for stage, us in row["stages_us"].items() if stage != "gaps")
         assert 0.3 * row["us"]["median"] < kernels_us < 1.5 * row["us"]["median"]
-        # Of packed weights the selected tactic is timed apart.
-        least = 1 if row["format"] == "16bit" else 0.8
-        assert all(gemm["over_best"] >= least for gemm in row["tactics"].values())
+        for gemm in row["tactics"].values():
+            selected, best = gemm["us"][str(gemm["selected"])], gemm["us"][str(gemm["best"])]
+            assert gemm["over_best"] == selected / best
+            # Of packed weights the selected tactic is timed apart: on a GPU that others use at the
+            # same time it may be any faster than itself.
+            assert selected >= best or row["format"] != "16bit"
         if row["format"] == "16bit":  # rivals take 16-bit weights
             assert row["rivals"]["cublas loop"]["us"]["median"] > 0
