@@ -18,6 +18,12 @@ enum class WeightFormat {
 
 constexpr bool meets_int8(WeightFormat format) { return format == WeightFormat::kInt8Rows; }
 
+// Whether groups of weights along a row may have scales of their own.
+constexpr bool has_group_scales(WeightFormat format) {
+  return format == WeightFormat::kInt8Group || format == WeightFormat::kInt4 ||
+         format == WeightFormat::kFp8;
+}
+
 // Bits that a weight takes, or two of them where the reduction counts pairs.
 constexpr int weight_bits(WeightFormat format) {
   if (format == WeightFormat::kDense || meets_int8(format)) return 16;

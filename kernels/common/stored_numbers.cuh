@@ -21,7 +21,7 @@ struct StoredNumbers {
   static constexpr WeightFormat kFormat = kFormat_;
   static constexpr int kBits = weight_bits(kFormat);
   static constexpr int kParts = 8 / kBits;  // 16-deep steps that a lane's 4 bytes last
-  static constexpr bool kHasGroupScales = false;
+  static constexpr bool kHasGroupScales = has_group_scales(kFormat);
   static constexpr bool kHasCodes = false;
   static constexpr uint32_t kNoCodeWord = 0;                    // where there are no codes
   static constexpr int kLeastGroup = 32, kMostGroup = INT_MAX;  // weights
@@ -46,7 +46,7 @@ struct Int8Numbers : StoredNumbers<WeightFormat::kInt8> {
 template <class T>
 struct Int8GroupNumbers : Int8Numbers<T> {
   static constexpr WeightFormat kFormat = WeightFormat::kInt8Group;
-  static constexpr bool kHasGroupScales = true;
+  static constexpr bool kHasGroupScales = has_group_scales(kFormat);
   static constexpr bool kHasCodes = true;
 
   SM80MOE_DEVICE static uint32_t column_word(uint32_t codes) { return Integers<T>::below(codes); }
@@ -56,7 +56,6 @@ struct Int8GroupNumbers : Int8Numbers<T> {
 template <class T>
 struct Int4Numbers : StoredNumbers<WeightFormat::kInt4> {
   static constexpr float kUnit = Integers<T>::kUnit;
-  static constexpr bool kHasGroupScales = true;
   static constexpr bool kHasCodes = true;
   static constexpr uint32_t kNoCodeWord = Integers<T>::template kBelow<3>;
 
@@ -71,7 +70,6 @@ struct Int4Numbers : StoredNumbers<WeightFormat::kInt4> {
 // e4m3 in groups, each with a scale.
 template <class T>
 struct Fp8Numbers : StoredNumbers<WeightFormat::kFp8> {
-  static constexpr bool kHasGroupScales = true;
   static constexpr int kLeastGroup = 128;
   static constexpr float kUnit = E4m3<T>::kUnit;
 

@@ -10,10 +10,10 @@ int choose(const GemmProblem& gemm, Tactics among, int device, const DeviceInfo&
   const LaunchTable& table = launch_table_for(gemm.type, gemm.format, gemm.epilogue);
   // Only 16-bit weights are tuned.
   const int tuned = gemm.format == WeightFormat::kDense ? tuned_tactic(device, gemm) : kNoTactic;
-  if (tuned != kNoTactic && is_among(tuned, among) &&
+  if (tuned != kNoTactic && is_among(tuned, among, gemm.format) &&
       tactic_fits(table, tuned, gemm.shape.num_experts, info))
     return tuned;
-  return select_tactic(gemm.shape, table, among, info);
+  return select_tactic(gemm.shape, table, among, gemm.format, info);
 }
 
 // Everything that a choice depends on.

@@ -23,15 +23,26 @@ SM80MOE_DEVICE void for_each_column(const GroupedGemmArgs& args, const TileColum
   }
 }
 
-// Multiplies one warp's accumulators by the scale of each row's last group.
+// Multiplies one warp's accumulators by what scales are left: that of each row's last group, unless
+// sums of groups have met theirs.
 template <class Config, class Weight, class Columns>
 SM80MOE_DEVICE void scale_columns(const GroupedGemmArgs& args, const TileColumns& columns,
                                   const WarpTile& tile,
                                   float (&acc)[Config::kMmasM][Config::kMmasN][4]) {
+  constexpr float kUnits = 1 / Weight::kUnit;
+  if constexpr (GroupTile<Config, Weight>::kHasGroupSums) {
+#pragma unroll
+    for (auto& block : acc)
+#pragma unroll
+      for (auto& mma : block)
+#pragma unroll
+        for (float& sum : mma) sum *= kUnits;
+    return;
+  }
   const PackedArgs& packed = args.packed;
   for_each_column<Config, Columns>(args, columns, tile, [&](int row, int mma, int i) {
     const int64_t last = first_word(row, packed.groups) + to_word(packed.groups - 1);
-    const float scale = packed.scale[last] / Weight::kUnit;
+    const float scale = packed.scale[last] * kUnits;
 #pragma unroll
     for (int block = 0; block < Config::kMmasM; ++block) {
       acc[block][mma][i] *= scale;

@@ -22,8 +22,14 @@ struct GroupedGemmSmem {
   static constexpr int kFixedBytes = kQueueOffset;
 };
 
+// 0 leaves it to ptxas.
+template <class Config, class Weight>
+constexpr int min_ctas() {
+  return ceil_div(Weight::min_warps(Config::kCtaM), Config::kThreads / kWarpSize);
+}
+
 template <class Config, class T, class Weight, class Epilogue>
-__global__ void __launch_bounds__(Config::kThreads, Weight::min_ctas(Config::kCtaM))
+__global__ void __launch_bounds__(Config::kThreads, min_ctas<Config, Weight>())
     grouped_gemm_kernel(const __grid_constant__ GroupedGemmArgs args) {
   using Smem = GroupedGemmSmem<Config, T, Weight, Epilogue>;
   using Loader = typename Smem::Loader;

@@ -23,8 +23,9 @@ class Mainloop {
     const int lane = lane_index(), warp = warp_index();
     // Where in a row this warp's share of the reduction starts.
     const int k_bytes = warp_k(warp) * Config::kWarpK * static_cast<int>(sizeof(T));
-    a_lane_ = ATile::byte_offset(warp_row(warp) + lane % 16, lane / 16) + k_bytes;
-    w_lane_ = ATile::kBytes + Weight::template lane_offset<WTile>(warp_col(warp), lane) + k_bytes;
+    a_lane_ = Lane<ATile>(ATile::byte_offset(warp_row(warp) + lane % 16, lane / 16) + k_bytes);
+    w_lane_ = Lane<WTile>(
+        ATile::kBytes + Weight::template lane_offset<WTile>(warp_col(warp), lane) + k_bytes);
     static_assert(Config::kWarpsK == 1 || Config::kWarpK * sizeof(T) % 128 == 0,
                   "a warp's share of a row must be whole swizzle lines");
 
@@ -74,6 +75,29 @@ class Mainloop {
                                  : kSavesRegisters                ? 2
                                                                   : 4;
 
+  // Where in a stage this lane's row of a tile lies, for every chunk at which fragments begin. Loops
+  // for 16 rows have registers for the offsets that swizzling makes of them, and few issue slots;
+  // taller ones work them out.
+  template <class Tile>
+  class Lane {
+   public:
+    Lane() = default;
+    SM80MOE_DEVICE explicit Lane(uint32_t offset) {
+#pragma unroll
+      for (int i = 0; i < kOffsets; ++i) offset_[i] = Tile::advance(offset, i * kStride);
+    }
+    SM80MOE_DEVICE uint32_t address(uint32_t stage, int chunks) const {
+      if (kOffsets == 1) return Tile::advance(stage + offset_[0], chunks);
+      return stage + offset_[chunks / kStride % kOffsets] +
+             chunks / Tile::kSwizzledChunks * (Tile::kSwizzledChunks * kChunkBytes);
+    }
+
+   private:
+    static constexpr int kStride = sizeof(typename Tile::Element) == sizeof(T) ? 2 : 1;
+    static constexpr int kOffsets = Config::kMmasM > 1 ? 1 : Tile::kSwizzledChunks / kStride;
+    uint32_t offset_[kOffsets];
+  };
+
   // Of so many blocks those whose activations are there before a step begins.
   static constexpr int ahead(int blocks) { return min_of(kASlots, blocks) - 1; }
 
@@ -98,12 +122,18 @@ class Mainloop {
     constexpr int kFewer = kIsOnly ? 0 : fewer_blocks(kBlocks);
     if constexpr (kFewer > 0)
       if (blocks <= kFewer) return run_blocks<kFewer, kIsFine>(num_k_tiles, blocks, acc);
+    Accumulator group = {};  // where groups are added up by themselves
+    Accumulator& sums = Groups::kHasGroupSums ? group : acc;
 #pragma unroll 1
     for (int k_tile = 0; k_tile < num_k_tiles; ++k_tile) {
       const int depth = k_tile * Config::kCtaK;
 #pragma unroll
-      for (int step = 0; step < kLastStep; ++step) inner_step<kBlocks, kIsFine>(acc, step, depth);
-      last_step<kBlocks>(acc, k_tile + 1 < num_k_tiles ? depth + Config::kCtaK : 0);
+      for (int step = 0; step < kLastStep; ++step) {
+        inner_step<kBlocks, kIsFine>(sums, step, depth);
+        if (ends_group(step, kIsFine)) groups_.template add_group<kBlocks>(acc, sums);
+      }
+      last_step<kBlocks>(sums, k_tile + 1 < num_k_tiles ? depth + Config::kCtaK : 0);
+      groups_.template add_group<kBlocks>(acc, sums);
     }
   }
 
@@ -113,6 +143,8 @@ class Mainloop {
   template <int kBlocks, bool kIsFine>
   SM80MOE_DEVICE void inner_step(Accumulator& acc, int step, int depth) {
     constexpr int kAhead = ahead(kBlocks);
+    if (ends_group(step + 1, kIsFine))
+      groups_.read_scales(stage_ + Loader::kGroupsOffset, kIsFine ? step / Groups::kStepsPerSlice : 0);
     if (begins_slice(step, kIsFine))
       groups_.template change_units<kBlocks>(acc, stage_ + Loader::kGroupsOffset,
                                              step / Groups::kStepsPerSlice,
@@ -135,10 +167,21 @@ class Mainloop {
     return step == 0 || (is_fine && step % Groups::kStepsPerSlice == 0);
   }
 
+  // Whether a stage's groups may end after this step: with a slice, or with the stage.
+  static constexpr bool ends_group(int step, bool is_fine) {
+    return Groups::kHasGroupSums &&
+           (step == kLastStep || (is_fine && (step + 1) % Groups::kStepsPerSlice == 0));
+  }
+
   // Copies go out in groups of neighbours, since each change between copies and fragment loads
-  // costs issue slots, but small ones, since each copy needs an address.
+  // costs issue slots, but small ones, since each copy needs an address. Where packed weights meet 16
+  // rows issue slots are what is short, and registers are not: all of them go out at once.
   template <int kBlocks>
   SM80MOE_DEVICE void issue_copies(int step, int block) {
+    if constexpr (Weight::kIsPacked && Config::kMmasM == 1) {
+      if (step == 0 && block == kBlocks - 1) loader_.template issue<1>(0);
+      return;
+    }
     constexpr int kGroups = ceil_div(Loader::kCopies, kLastStep * 5);  // a step
 #pragma unroll
     for (int group = 0; group < kGroups; ++group)
@@ -197,13 +240,13 @@ class Mainloop {
       if (share > 0 || step % Weight::kParts != 0) return;
 #pragma unroll
       for (int four = 0; four < kPairs / 2; ++four) {
-        const uint32_t w = WTile::advance(stage_ + w_lane_, step / Weight::kParts);
+        const uint32_t w = w_lane_.address(stage_, step / Weight::kParts);
         Weight::load_raw(w_raw_[four], w + four * 32 * WTile::kRowBytes);
       }
     } else {
 #pragma unroll
       for (int pair = share * kPairs / kShares; pair < (share + 1) * kPairs / kShares; ++pair) {
-        const uint32_t w = WTile::advance(stage_ + w_lane_, 2 * step);
+        const uint32_t w = w_lane_.address(stage_, 2 * step);
         Weight::load_fragments(w_frag_[step % 2][pair], w + pair * 16 * WTile::kRowBytes);
       }
     }
@@ -229,7 +272,7 @@ class Mainloop {
 
   template <int kBlocks>
   SM80MOE_DEVICE void load_a(int block, int step) {
-    const uint32_t a = ATile::advance(stage_ + a_lane_, 2 * step);
+    const uint32_t a = a_lane_.address(stage_, 2 * step);
     ptx::ldmatrix_x4(a_frag_[step % kABuffers][slot<kBlocks>(block, step)],
                      a + block * Config::kRowsPerBlock * ATile::kRowBytes);
   }
@@ -256,7 +299,8 @@ class Mainloop {
   Loader& loader_;
   const uint32_t ring_;
   uint32_t stage_;            // being multiplied
-  uint32_t a_lane_, w_lane_;  // where in it this lane's first fragments are
+  Lane<ATile> a_lane_;  // where in it this lane's fragments are
+  Lane<WTile> w_lane_;
   uint32_t a_frag_[kABuffers][kASlots][4];
   uint32_t w_frag_[2][kPairs][4];
   GroupReader<Config, Weight> groups_;

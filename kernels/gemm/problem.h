@@ -92,7 +92,6 @@ struct alignas(16) ExpertTile {
 struct TileQueueSlots {
   static constexpr int kLength = 8;
   ExpertTile tile[kLength];
-  int index[kLength];
 };
 
 // Shared memory beside what the tactic needs: the queue of tiles, then the list of experts.

@@ -92,8 +92,10 @@ int warps_per_sm(const GemmShape& shape, const Tactic& t, int smem, const Device
 
 }  // namespace
 
-bool is_among(int tactic, Tactics among) {
-  return among == Tactics::kAll || kTactics[tactic].warps_k == 1;
+bool is_among(int tactic, Tactics among, WeightFormat format) {
+  const Tactic& t = kTactics[tactic];
+  const bool has_other_sums = has_group_scales(format) && has_group_sums(t);
+  return among == Tactics::kAll || (t.warps_k == 1 && !has_other_sums);
 }
 
 int smem_bytes(const LaunchTable& table, int tactic, int num_experts) {
@@ -131,11 +133,11 @@ double estimate_us(const GemmShape& shape, int tactic, int smem, const DeviceInf
 }
 
 int select_tactic(const GemmShape& shape, const LaunchTable& table, Tactics among,
-                  const DeviceInfo& info) {
+                  WeightFormat format, const DeviceInfo& info) {
   int best = kNoTactic;
   double best_us = 0;
   for (int tactic = 0; tactic < kNumTactics; ++tactic) {
-    if (!is_among(tactic, among) || !tactic_fits(table, tactic, shape.num_experts, info)) continue;
+    if (!is_among(tactic, among, format) || !tactic_fits(table, tactic, shape.num_experts, info)) continue;
     const int smem = smem_bytes(table, tactic, shape.num_experts);
     const double us = estimate_us(shape, tactic, smem, info);
     if (best == kNoTactic || us < best_us) {

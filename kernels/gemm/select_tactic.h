@@ -18,10 +18,11 @@ struct GemmShape {
 // Which tactics a choice is made among.
 enum class Tactics {
   kAll,
-  // Those of which one warp adds up a whole sum, front to back: all of them give the same bits.
+  // Those of which one warp adds up a whole sum, front to back, and scales of groups in one way: all
+  // of them give the same bits.
   kOneOrder,
 };
-bool is_among(int tactic, Tactics among);
+bool is_among(int tactic, Tactics among, WeightFormat format);
 
 // Shared memory that one CTA of the tactic needs for so many experts.
 int smem_bytes(const LaunchTable& table, int tactic, int num_experts);
@@ -34,6 +35,6 @@ double estimate_us(const GemmShape& shape, int tactic, int smem, const DeviceInf
 
 // The tactic with the least estimate of those that fit, kNoTactic if none does.
 int select_tactic(const GemmShape& shape, const LaunchTable& table, Tactics among,
-                  const DeviceInfo& info);
+                  WeightFormat format, const DeviceInfo& info);
 
 }  // namespace sm80moe::gemm

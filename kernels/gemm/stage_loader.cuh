@@ -124,7 +124,7 @@ class StageLoader {
     ExpertTile tile;
     live_ = 0;
     k_tiles_left_ = 0;
-    groups_.enter_row(groups_.kNoRow);
+    groups_.enter_row(args_.packed, groups_.kNoRow);
     if (!tiles_.enter_next(tile)) return;
     k_tiles_left_ = num_k_tiles(args_);
     find_a_rows(tile);
@@ -173,7 +173,7 @@ class StageLoader {
       const bool is_up = Columns::is_up(tile_row);
       const int column = col0 + Columns::output_column(tile_row);
       if (column + is_up * columns.up < columns.total)
-        groups_.enter_row(packed_row(args_, columns, expert, column, is_up));
+        groups_.enter_row(args_.packed, packed_row(args_, columns, expert, column, is_up));
     }
   }
 

@@ -31,6 +31,10 @@ inline constexpr Tactic kTactics[] = {
 // clang-format on
 inline constexpr int kNumTactics = sizeof(kTactics) / sizeof(kTactics[0]);
 
+// Whether a tile of packed weights, if groups of them have scales, adds up each group by itself: that
+// takes twice the accumulators. Others change the units of their sums, and round otherwise.
+constexpr bool has_group_sums(const Tactic& t) { return t.cta_m / t.warps_m <= 32; }
+
 // Tiles of packed weights multiply all blocks of 16 rows that a warp has, or about three quarters
 // of them, or half: with a loop for each number kernels would take too long to compile. This is
 // what comes after `blocks`, 0 if nothing does.

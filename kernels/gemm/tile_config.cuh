@@ -21,6 +21,8 @@ struct TileConfig {
   // A warp's 16-row mma tiles are interleaved with those of the other warps: a block is one of
   // each, and a tile that wants few rows gives every warp some.
   static constexpr int kRowsPerBlock = kWarpsM * kMmaM;
+  static constexpr bool kHasGroupSums =
+      has_group_sums({kCtaM, kCtaN, kCtaK, kWarpsM, kWarpsN, kWarpsK, kStages});
   static constexpr int kThreads = kWarpsM * kWarpsN * kWarpsK * kWarpSize;
 
   static_assert(kCtaM % (kWarpsM * kMmaM) == 0, "warps must tile cta_m in units of 16 rows");

@@ -10,34 +10,25 @@ namespace sm80moe::gemm {
 // in the walk, which read the same weights, stay close in time. Which CTA computes a tile changes
 // nothing in its result.
 //
-// All threads call enter_next() together, stages before they call take_next() for the same tile;
-// the decoded tile waits in shared memory until then. The ring has a barrier between the two, and
-// between announce() and the enter_next() that reads what was announced.
+// All threads call enter_next() together, stages before they call take_next() for the same tile. One
+// thread works out where a tile lies, when it announces it; the others find it in shared memory. The
+// ring has a barrier between announce() and the enter_next() for what was announced.
 template <class Config>
 class TileQueue {
  public:
   // All threads of the CTA call; `m_tiles_before` is the scheduler's.
   SM80MOE_DEVICE TileQueue(const GroupedGemmArgs& args, int out_n, int columns_per_tile,
                            TileQueueSlots* slots, int* m_tiles_before)
-      : args_(args),
-        slots_(with_fixed_tiles(args, slots)),
-        scheduler_(args, out_n, columns_per_tile, m_tiles_before) {}
+      : args_(args), slots_(slots), scheduler_(args, out_n, columns_per_tile, m_tiles_before) {
+    if (threadIdx.x < fixed_tiles(args)) write(threadIdx.x, blockIdx.x + threadIdx.x * gridDim.x);
+    __syncthreads();
+  }
 
   // Loader: the next tile, false after the last.
-  SM80MOE_DEVICE bool enter_next(ExpertTile& tile) {
-    const bool valid = scheduler_.tile_at(slots_->index[entered_ % kLength], tile);
-    if (!valid) tile.expert = kNoExpert;
-    if (threadIdx.x == 0) slots_->tile[entered_ % kLength] = tile;
-    ++entered_;
-    return valid;
-  }
+  SM80MOE_DEVICE bool enter_next(ExpertTile& tile) { return read(entered_++, tile); }
 
   // Consumer: the next tile, false after the last.
-  SM80MOE_DEVICE bool take_next(ExpertTile& tile) {
-    tile = slots_->tile[taken_ % kLength];
-    ++taken_;
-    return tile.expert != kNoExpert;
-  }
+  SM80MOE_DEVICE bool take_next(ExpertTile& tile) { return read(taken_++, tile); }
 
   // Asks the counter for a tile, once at the start and once before each epilogue. The answer takes
   // its time, and is announced only when the epilogue has been stored.
@@ -46,7 +37,7 @@ class TileQueue {
     return fixed_tiles(args_) * gridDim.x + atomicAdd(args_.tile_counter, 1);
   }
   SM80MOE_DEVICE void announce(int claimed) {
-    if (threadIdx.x == 0) slots_->index[(taken_ + fixed_tiles(args_)) % kLength] = claimed;
+    if (threadIdx.x == 0) write(taken_ + fixed_tiles(args_), claimed);
   }
 
  private:
@@ -56,22 +47,25 @@ class TileQueue {
 
   // A tile longer than the ring is announced, and a barrier passes, before the loader enters it.
   // For shorter ones the loader is ahead by as many tiles as the ring has stages.
-  SM80MOE_DEVICE static int fixed_tiles(const GroupedGemmArgs& args) {
+  SM80MOE_DEVICE static unsigned fixed_tiles(const GroupedGemmArgs& args) {
     return args.k > Config::kStages * Config::kCtaK ? 1 : Config::kStages + 1;
   }
 
-  // The scheduler's barriers make them known.
-  SM80MOE_DEVICE static TileQueueSlots* with_fixed_tiles(const GroupedGemmArgs& args,
-                                                         TileQueueSlots* slots) {
-    if (threadIdx.x < fixed_tiles(args))
-      slots->index[threadIdx.x] = blockIdx.x + threadIdx.x * gridDim.x;
-    return slots;
+  // The CTA's tile of this number, among those of all CTAs that of number `index`.
+  SM80MOE_DEVICE void write(unsigned number, int index) {
+    ExpertTile tile;
+    if (!scheduler_.tile_at(index, tile)) tile.expert = kNoExpert;
+    slots_->tile[number % kLength] = tile;
+  }
+  SM80MOE_DEVICE bool read(unsigned number, ExpertTile& tile) const {
+    tile = slots_->tile[number % kLength];
+    return tile.expert != kNoExpert;
   }
 
   const GroupedGemmArgs& args_;
   TileQueueSlots* const slots_;
   const ExpertTileScheduler<Config> scheduler_;
-  int entered_ = 0, taken_ = 0;
+  unsigned entered_ = 0, taken_ = 0;
 };
 
 }  // namespace sm80moe::gemm

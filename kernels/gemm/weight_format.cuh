@@ -19,7 +19,7 @@ struct DenseWeight {
   static constexpr WeightFormat kFormat = WeightFormat::kDense;
   static constexpr int kBits = weight_bits(kFormat);
   static constexpr bool kIsPacked = false;
-  static constexpr int min_ctas(int) { return 0; }  // ptxas chooses
+  static constexpr int min_warps(int) { return 0; }  // ptxas chooses
   static constexpr bool saves_registers(int) { return false; }
   static constexpr bool has_one_fine_loop(int) { return false; }
   static constexpr bool kHasGroupScales = false, kHasCodes = false;
@@ -51,8 +51,11 @@ constexpr bool has_packed_tactic(const Tactic& t) {
 template <class Numbers>
 struct PackedWeight : Numbers {
   static constexpr bool kIsPacked = true;
-  // Or ptxas spills registers to have room for another CTA. The least tile streams.
-  static constexpr int min_ctas(int cta_m) { return cta_m == 16 ? 4 : cta_m == 64 ? 3 : 1; }
+  // Warps of an SM that registers must be left for: those that have few rows stream. Where it is not
+  // said how many, ptxas spills registers to have room for another CTA.
+  static constexpr int min_warps(int cta_m) {
+    return cta_m == 8 ? 20 : cta_m == 16 ? 16 : cta_m <= 64 ? 12 : 1;
+  }
   static constexpr bool saves_registers(int) { return false; }
   static constexpr bool has_one_fine_loop(int) { return false; }
 
@@ -74,7 +77,7 @@ struct PackedWeight : Numbers {
 template <class T>
 struct Int8PairWeight : DenseWeight<T> {
   static constexpr WeightFormat kFormat = WeightFormat::kInt8Rows;
-  static constexpr int min_ctas(int) { return 1; }
+  static constexpr int min_warps(int) { return 1; }
   // Taller tiles would spill; few rows have kernels of their own.
   static constexpr bool has_tactic(const Tactic& t) {
     return DenseWeight<T>::has_tactic(t) && t.warps_k == 1 && t.cta_m <= 128;
@@ -90,7 +93,10 @@ struct Int8Weight : PackedWeight<Int8Numbers<T>> {
 };
 template <class T>
 struct Int8GroupWeight : PackedWeight<Int8GroupNumbers<T>> {
-  static constexpr int min_ctas(int cta_m) { return cta_m == 16 ? 4 : 1; }  // more would spill
+  // More would spill.
+  static constexpr int min_warps(int cta_m) {
+    return cta_m == 8 ? 20 : cta_m == 16 ? 16 : cta_m == 32 ? 12 : 1;
+  }
   static constexpr bool has_one_fine_loop(int cta_m) { return cta_m == 128; }
 };
 template <class T>

@@ -2,9 +2,10 @@
 // Scales and codes that groups of neighbours along the reduction share, from the ring to where they
 // are used.
 //
-// Accumulators are kept in units of the current group's scale. Where a group begins they change
-// units, so that weights meet the tensor cores as the exact numbers that are stored, and scales
-// fp32 sums. The last group's scale is left for the epilogue.
+// Weights meet the tensor cores as the exact numbers that are stored; scales multiply fp32 sums. Tiles
+// of few rows add up each group by itself, and then what its scale makes of that. Taller ones have no
+// registers for it: their accumulators are kept in units of the current group's scale and change units
+// where a group begins, so that the last group's scale is left for the epilogue.
 
 #include "common/packed_words.cuh"
 #include "common/ptx.cuh"
@@ -22,14 +23,19 @@ SM80MOE_DEVICE int packed_row(const GroupedGemmArgs& args, const TileColumns& co
   return expert * args.n + row + is_up * packed.up_rows;
 }
 
-// Groups are whole slices. A weight row's words of a stage: of each slice the scale of the group
-// before it and its own; and one word of codes, which holds those of all its groups.
+// Groups are whole slices. A weight row's words of a stage: of each slice the scale of its group,
+// before it that of the group before where accumulators change units; and one word of codes, which
+// holds those of all its groups.
 template <class Config, class Weight>
 struct GroupTile {
   static constexpr int kSliceDepth = 32;
   static constexpr int kStepsPerSlice = kSliceDepth / Config::kMmaK;
   static constexpr int kSlices = Config::kCtaK / kSliceDepth;
-  static constexpr int kCodeWord = Weight::kHasGroupScales ? 2 * kSlices : 0;
+  // Whether groups are added up by themselves.
+  static constexpr bool kHasGroupSums = Weight::kHasGroupScales && Config::kHasGroupSums;
+  static constexpr bool kChangesUnits = Weight::kHasGroupScales && !kHasGroupSums;
+  static constexpr int kScalesPerSlice = kHasGroupSums ? 1 : kChangesUnits ? 2 : 0;
+  static constexpr int kCodeWord = kScalesPerSlice * kSlices;
   static constexpr int kWords = kCodeWord + (Weight::kHasCodes ? 1 : 0);
   static constexpr int kBytes = kWords * Config::kCtaN * 4;
   // Whether a stage may hold several groups, and whether it always does.
@@ -65,49 +71,17 @@ class GroupLoader {
   // `row` is the weight row that lies in this thread's tile row, counted over all experts, or
   // kNoRow.
   static constexpr int kNoRow = -1;
-  SM80MOE_DEVICE void enter_row(int row) { row_ = row; }
+  SM80MOE_DEVICE void enter_row(const PackedArgs& args, int row) {
+    row_ = row;
+    if (Tile::kHasGroupSums) scale_ = args.scale + first_word(row, args.groups);
+  }
 
   // Copies what the stage at depth k0, of `end`, needs; zeros where there is no row.
   SM80MOE_DEVICE void issue(const PackedArgs& args, uint32_t tile, int k0, int end) const {
-    const int tile_row = threadIdx.x;
-    if (Config::kThreads > Config::kCtaN && tile_row >= Config::kCtaN) return;
-    const uint32_t has_row = row_ != kNoRow;
-    if constexpr (Weight::kHasGroupScales) {
-      const auto copy_scales = [&](int slice) {
-        const int k = k0 + slice * Tile::kSliceDepth;
-        const float* scale =
-            args.scale + first_word(row_, args.groups) + to_word(k >> args.group_shift);
-        ptx::cp_async_4(tile + Tile::offset(2 * slice, tile_row), scale - to_word(1), has_row);
-        ptx::cp_async_4(tile + Tile::offset(2 * slice + 1, tile_row), scale, has_row);
-      };
-      if constexpr (kBranches) {
-        const uint32_t group = 1u << args.group_shift;
-        const uint32_t stage_end = min_of(k0 + Config::kCtaK, end);
-#pragma unroll 1
-        for (uint32_t k = (max_of(k0, 1) + group - 1) & -group; k < stage_end; k += group)
-          copy_scales((k - k0) / Tile::kSliceDepth);
-      } else {
-        if (changes_units(args, k0, end)) copy_scales(0);
-        if (Tile::kMayBeFine && !Tile::has_one_group(args))
-#pragma unroll 1
-          for (int slice = 1; slice < Tile::kSlices; ++slice)
-            if (changes_units(args, k0 + slice * Tile::kSliceDepth, end)) copy_scales(slice);
-      }
-    }
-    if constexpr (Weight::kHasCodes) {
-      const auto copy_codes = [&](int word) {
-        const uint32_t* codes = args.codes + first_word(row_, args.code_words) + to_word(word);
-        ptx::cp_async_4(tile + Tile::offset(Tile::kCodeWord, tile_row), codes, has_row);
-      };
-      const uint32_t word = k0 >> args.group_shift >> 2;
-      if constexpr (kBranches && Weight::kHasGroupScales) {  // with them codes are rare
-        const uint32_t words = args.code_words;
-#pragma unroll 1
-        for (uint32_t i = 0; i < words; i += words) copy_codes(word);
-      } else if (args.codes != nullptr) {
-        copy_codes(word);
-      }
-    }
+    if (Config::kThreads > Config::kCtaN && threadIdx.x >= Config::kCtaN) return;
+    if constexpr (Tile::kHasGroupSums) copy_scales(args, tile, k0, end);
+    if constexpr (Tile::kChangesUnits) copy_both_scales(args, tile, k0, end);
+    if constexpr (Weight::kHasCodes) copy_codes(args, tile, k0);
   }
 
  private:
@@ -116,7 +90,62 @@ class GroupLoader {
   // have no registers for it.
   static constexpr bool kBranches = Config::kCtaM < 128;
 
+  SM80MOE_DEVICE void copy(uint32_t tile, int word, const void* source, bool valid = true) const {
+    ptx::cp_async_4(tile + Tile::offset(word, threadIdx.x), source, row_ != kNoRow && valid);
+  }
+
+  SM80MOE_DEVICE void copy_scales(const PackedArgs& args, uint32_t tile, int k0, int end) const {
+    const auto copy_slice = [&](int slice) {
+      const int k = k0 + slice * Tile::kSliceDepth;
+      copy(tile, slice, scale_ + to_word(k >> args.group_shift), k < end);
+    };
+    copy_slice(0);
+    if (Tile::kMayBeFine && !Tile::has_one_group(args))
+#pragma unroll 1
+      for (int slice = 1; slice < Tile::kSlices; ++slice) copy_slice(slice);
+  }
+
+  SM80MOE_DEVICE void copy_both_scales(const PackedArgs& args, uint32_t tile, int k0,
+                                       int end) const {
+    const auto copy_slice = [&](int slice) {
+      const int k = k0 + slice * Tile::kSliceDepth;
+      const float* scale =
+          args.scale + first_word(row_, args.groups) + to_word(k >> args.group_shift);
+      copy(tile, 2 * slice, scale - to_word(1));
+      copy(tile, 2 * slice + 1, scale);
+    };
+    if constexpr (kBranches) {
+      const uint32_t group = 1u << args.group_shift;
+      const uint32_t stage_end = min_of(k0 + Config::kCtaK, end);
+#pragma unroll 1
+      for (uint32_t k = (max_of(k0, 1) + group - 1) & -group; k < stage_end; k += group)
+        copy_slice((k - k0) / Tile::kSliceDepth);
+    } else {
+      if (changes_units(args, k0, end)) copy_slice(0);
+      if (Tile::kMayBeFine && !Tile::has_one_group(args))
+#pragma unroll 1
+        for (int slice = 1; slice < Tile::kSlices; ++slice)
+          if (changes_units(args, k0 + slice * Tile::kSliceDepth, end)) copy_slice(slice);
+    }
+  }
+
+  SM80MOE_DEVICE void copy_codes(const PackedArgs& args, uint32_t tile, int k0) const {
+    const uint32_t word = k0 >> args.group_shift >> 2;
+    const auto copy_word = [&] {
+      copy(tile, Tile::kCodeWord,
+           args.codes + first_word(row_, args.code_words) + to_word(word));
+    };
+    if constexpr (kBranches && Weight::kHasGroupScales) {  // with them codes are rare
+      const uint32_t words = args.code_words;
+#pragma unroll 1
+      for (uint32_t i = 0; i < words; i += words) copy_word();
+    } else if (args.codes != nullptr) {
+      copy_word();
+    }
+  }
+
   int row_ = kNoRow;
+  const float* scale_ = nullptr;  // where those of the row begin
 };
 
 // The consumer's side, of one warp.
@@ -159,12 +188,39 @@ class GroupReader {
     return __byte_perm(column_[mma / 2], 0, mma % 2 == 0 ? 0x1010 : 0x3232);
   }
 
+  // The scales of the stage's slice number `slice`, and what they make of the sums of a group, which
+  // then begin anew.
+  SM80MOE_DEVICE void read_scales(uint32_t tile, int slice) {
+    if constexpr (Tile::kHasGroupSums) {
+#pragma unroll
+      for (int mma = 0; mma < Config::kMmasN; ++mma)
+        scale_[mma] = ptx::ld_shared_v2_f32(
+            tile + Tile::offset(slice, warp_row_ + mma * 8 + lane_index() % 4 * 2));
+    }
+  }
+  template <int kBlocks, class Sum>
+  SM80MOE_DEVICE void add_group(Sum (&acc)[Config::kMmasM][Config::kMmasN][4],
+                                Sum (&group)[Config::kMmasM][Config::kMmasN][4]) const {
+    if constexpr (Tile::kHasGroupSums) {
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block)
+#pragma unroll
+        for (int mma = 0; mma < Config::kMmasN; ++mma)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const float scale = e % 2 == 0 ? scale_[mma].x : scale_[mma].y;
+            acc[block][mma][e] = fmaf(group[block][mma][e], scale, acc[block][mma][e]);
+            group[block][mma][e] = 0;
+          }
+    }
+  }
+
   // Before the sums of the slice at depth k, the stage's slice number `slice`. Of all blocks at
   // once: with a branch a block the mma of every stage were scheduled apart.
   template <int kBlocks, class Sum>
   SM80MOE_DEVICE void change_units(Sum (&acc)[Config::kMmasM][Config::kMmasN][4], uint32_t tile,
                                    int slice, int k) const {
-    if constexpr (Weight::kHasGroupScales) {
+    if constexpr (Tile::kChangesUnits) {
       if (!changes_units(args_.packed, k, args_.k)) return;
 #pragma unroll
       for (int mma = 0; mma < Config::kMmasN; ++mma) {
@@ -189,6 +245,7 @@ class GroupReader {
   const GroupedGemmArgs& args_;
   const int warp_row_;
   uint32_t column_[Weight::kHasCodes ? kColumnWords : 1];
+  float2 scale_[Tile::kHasGroupSums ? Config::kMmasN : 1];
 };
 
 }  // namespace sm80moe::gemm

@@ -29,9 +29,14 @@ int resolve_tactic(const Checker& check, const DeviceScope& device,
     check.fail(argument, " must fit the device's shared memory of ", info.smem_per_cta,
                " bytes a CTA, got tactic ", id, ", which needs ",
                gemm::smem_bytes(table, id, num_experts));
-  if (!gemm::is_among(id, among))
-    check.fail(argument, " must have warps_k 1 for batch_invariant, got tactic ", id,
-               ", which has ", gemm::kTactics[id].warps_k);
+  if (!gemm::is_among(id, among, problem.format)) {
+    const gemm::Tactic& t = gemm::kTactics[id];
+    if (t.warps_k > 1)
+      check.fail(argument, " must have warps_k 1 for batch_invariant, got tactic ", id,
+                 ", which has ", t.warps_k);
+    check.fail(argument, " must have more than 32 rows a tile for batch_invariant and this weight "
+               "format, got tactic ", id, ", which has ", t.cta_m);
+  }
   return id;
 }
 
