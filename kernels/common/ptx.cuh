@@ -67,6 +67,11 @@ SM80MOE_DEVICE uint32_t ld_shared_b32(uint32_t address) {
   asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(address));
   return word;
 }
+SM80MOE_DEVICE float ld_shared_f32(uint32_t address) {
+  float word;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(word) : "r"(address));
+  return word;
+}
 SM80MOE_DEVICE float2 ld_shared_v2_f32(uint32_t address) {
   float2 words;
   asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(words.x), "=f"(words.y) : "r"(address));

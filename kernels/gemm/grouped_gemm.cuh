@@ -14,7 +14,7 @@ template <class Config, class T, class Weight, class Epilogue>
 struct GroupedGemmSmem {
   using Loader = StageLoader<Config, T, Weight, Epilogue>;
   using Reduction = WarpReduction<Sum<T>, Config::kWarpsK, Config::kWarpsM * Config::kWarpsN,
-                                  Config::kMmasM, Config::kMmasN>;
+                                  Config::kMmasM, Config::kSumsN>;
   static constexpr int kReductionOffset = Loader::kRingBytes;
   static constexpr int kScratchOffset = kReductionOffset + Reduction::kSmemBytes;
   static constexpr int kQueueOffset = kScratchOffset + Epilogue::template kScratchBytes<Config>;
@@ -62,9 +62,18 @@ __global__ void __launch_bounds__(Config::kThreads, min_ctas<Config, Weight>())
     const WarpTile warp_tile{
         tile.expert, tile.m_begin + Loop::warp_row(warp), Config::kRowsPerBlock, tile.m_end, col0,
         scratch};
-    if constexpr (Weight::kIsPacked)
-      scale_columns<Config, Weight, typename Loader::Columns>(args, columns, warp_tile, acc);
-    Epilogue::template store<T, Config>(args, columns, warp_tile, acc);
+    const auto store = [&](auto& sums) {
+      if constexpr (Weight::kIsPacked)
+        scale_columns<Config, Weight, typename Loader::Columns>(args, columns, warp_tile, sums);
+      Epilogue::template store<T, Config>(args, columns, warp_tile, sums);
+    };
+    if constexpr (Config::kSwapsOperands) {
+      float turned[1][Config::kMmasN][4];
+      turn_sums(acc[0], turned[0]);
+      store(turned);
+    } else {
+      store(acc);
+    }
     tiles.announce(claimed);
   }
   ptx::cp_async_wait<0>();  // what is left of the ring: zeros that nobody reads

@@ -4,6 +4,7 @@
 #include "common/warp.cuh"
 #include "gemm/element.cuh"
 #include "gemm/stage_loader.cuh"
+#include "gemm/swapped_operands.cuh"
 
 namespace sm80moe::gemm {
 
@@ -16,15 +17,17 @@ class Mainloop {
   using Loader = StageLoader<Config, T, Weight, Epilogue>;
   using ATile = typename Loader::ATile;
   using WTile = typename Loader::WTile;
-  using Accumulator = Sum<T>[Config::kMmasM][Config::kMmasN][4];
+  using Accumulator = Sum<T>[Config::kMmasM][Config::kSumsN][4];
 
   SM80MOE_DEVICE Mainloop(const GroupedGemmArgs& args, Loader& loader, uint32_t ring)
       : loader_(loader), ring_(ring), stage_(ring), groups_(args, warp_col(warp_index())) {
     const int lane = lane_index(), warp = warp_index();
     // Where in a row this warp's share of the reduction starts.
     const int k_bytes = warp_k(warp) * Config::kWarpK * static_cast<int>(sizeof(T));
-    a_lane_ = Lane<ATile>(ATile::byte_offset(warp_row(warp) + lane % 16, lane / 16) + k_bytes);
-    w_lane_ = Lane<WTile>(
+    constexpr int kRows = Config::kMmaM;  // of which ldmatrix deals out 32 / kRows chunks
+    a_lane_ = Lane<ATile, kAChunks>(
+        ATile::byte_offset(warp_row(warp) + lane % kRows, lane / kRows) + k_bytes);
+    w_lane_ = Lane<WTile, kWChunks>(
         ATile::kBytes + Weight::template lane_offset<WTile>(warp_col(warp), lane) + k_bytes);
     static_assert(Config::kWarpsK == 1 || Config::kWarpK * sizeof(T) % 128 == 0,
                   "a warp's share of a row must be whole swizzle lines");
@@ -75,26 +78,29 @@ class Mainloop {
                                  : kSavesRegisters                ? 2
                                                                   : 4;
 
+  // Chunks of a row that one load takes, and steps that those of activations last.
+  static constexpr int kAChunks = 32 / Config::kMmaM, kWChunks = Weight::kIsPacked ? 1 : 2;
+  static constexpr int kStepsPerA = kAChunks / 2;
+
   // Where in a stage this lane's row of a tile lies, for every chunk at which fragments begin. Loops
   // for 16 rows have registers for the offsets that swizzling makes of them, and few issue slots;
   // taller ones work them out.
-  template <class Tile>
+  template <class Tile, int kChunks>
   class Lane {
    public:
     Lane() = default;
     SM80MOE_DEVICE explicit Lane(uint32_t offset) {
 #pragma unroll
-      for (int i = 0; i < kOffsets; ++i) offset_[i] = Tile::advance(offset, i * kStride);
+      for (int i = 0; i < kOffsets; ++i) offset_[i] = Tile::advance(offset, i * kChunks);
     }
     SM80MOE_DEVICE uint32_t address(uint32_t stage, int chunks) const {
       if (kOffsets == 1) return Tile::advance(stage + offset_[0], chunks);
-      return stage + offset_[chunks / kStride % kOffsets] +
+      return stage + offset_[chunks / kChunks % kOffsets] +
              chunks / Tile::kSwizzledChunks * (Tile::kSwizzledChunks * kChunkBytes);
     }
 
    private:
-    static constexpr int kStride = sizeof(typename Tile::Element) == sizeof(T) ? 2 : 1;
-    static constexpr int kOffsets = Config::kMmasM > 1 ? 1 : Tile::kSwizzledChunks / kStride;
+    static constexpr int kOffsets = Config::kMmasM > 1 ? 1 : Tile::kSwizzledChunks / kChunks;
     uint32_t offset_[kOffsets];
   };
 
@@ -272,8 +278,9 @@ class Mainloop {
 
   template <int kBlocks>
   SM80MOE_DEVICE void load_a(int block, int step) {
+    if (step % kStepsPerA != 0) return;
     const uint32_t a = a_lane_.address(stage_, 2 * step);
-    ptx::ldmatrix_x4(a_frag_[step % kABuffers][slot<kBlocks>(block, step)],
+    ptx::ldmatrix_x4(a_frag_[a_buffer(step)][slot<kBlocks>(block, step)],
                      a + block * Config::kRowsPerBlock * ATile::kRowBytes);
   }
 
@@ -284,23 +291,27 @@ class Mainloop {
     for (int block = kFirst; block < kASlots; ++block) load_a<kASlots>(block, 0);
   }
 
+  static constexpr int a_buffer(int step) { return step / kStepsPerA % kABuffers; }
+
   // Neighbouring blocks walk the columns in opposite directions and so share an operand.
   template <int kBlocks>
   SM80MOE_DEVICE void multiply(Accumulator& acc, int block, int step) {
-    const int a_slot = slot<kBlocks>(block, step);
+    const auto& a = a_frag_[a_buffer(step)][slot<kBlocks>(block, step)];
+    if constexpr (Config::kSwapsOperands)
+      return multiply_swapped<T>(acc[block], w_frag_[step % 2], a + step % kStepsPerA * 2);
 #pragma unroll
     for (int i = 0; i < Config::kMmasN; ++i) {
       const int column = block % 2 == 0 ? i : Config::kMmasN - 1 - i;
       const uint32_t* w = w_frag_[step % 2][column / 2] + column % 2 * 2;
-      multiply_add(acc[block][column], a_frag_[step % kABuffers][a_slot], w[0], w[1], T{});
+      multiply_add(acc[block][column], a, w[0], w[1], T{});
     }
   }
 
   Loader& loader_;
   const uint32_t ring_;
   uint32_t stage_;            // being multiplied
-  Lane<ATile> a_lane_;  // where in it this lane's fragments are
-  Lane<WTile> w_lane_;
+  Lane<ATile, kAChunks> a_lane_;  // where in it this lane's fragments are
+  Lane<WTile, kWChunks> w_lane_;
   uint32_t a_frag_[kABuffers][kASlots][4];
   uint32_t w_frag_[2][kPairs][4];
   GroupReader<Config, Weight> groups_;

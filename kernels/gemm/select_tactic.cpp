@@ -56,7 +56,7 @@ double mma_slowdown(const GemmShape& shape, const Tactic& t, double warp_rows, i
 // The blocks of 16 rows a warp that a tile multiplies, given those that hold rows.
 double multiplied_blocks(const GemmShape& shape, const Tactic& t, double blocks) {
   if (!is_packed(shape)) return blocks;
-  const int most = t.cta_m / (16 * t.warps_m);
+  const int most = t.cta_m / (mma_rows(t) * t.warps_m);
   int multiplied = most;
   for (int fewer = most; fewer > 0 && fewer >= blocks; fewer = fewer_packed_blocks(most, fewer))
     multiplied = fewer;
@@ -65,7 +65,7 @@ double multiplied_blocks(const GemmShape& shape, const Tactic& t, double blocks)
 
 Work expert_work(const GemmShape& shape, const Tactic& t, double rows, int warps_per_sm,
                  const DeviceInfo& info) {
-  const double rows_per_block = 16.0 * t.warps_m;
+  const double rows_per_block = mma_rows(t) * t.warps_m;
   const double blocks_of_rows = std::ceil(std::max(1.0, rows) / rows_per_block);
   const double tiles_m = std::ceil(blocks_of_rows * rows_per_block / t.cta_m);
   const double blocks = is_packed(shape)
@@ -94,7 +94,8 @@ int warps_per_sm(const GemmShape& shape, const Tactic& t, int smem, const Device
 
 bool is_among(int tactic, Tactics among, WeightFormat format) {
   const Tactic& t = kTactics[tactic];
-  const bool has_other_sums = has_group_scales(format) && has_group_sums(t);
+  const bool has_other_sums =
+      swaps_operands(t.cta_m, t.warps_m) || (has_group_scales(format) && has_group_sums(t));
   return among == Tactics::kAll || (t.warps_k == 1 && !has_other_sums);
 }
 

@@ -14,10 +14,13 @@ struct TileConfig {
   static constexpr int kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kWarpsK = kWarpsK_;
   static constexpr int kStages = kStages_;
 
-  static constexpr int kMmaM = 16, kMmaN = 8, kMmaK = 16;
+  // Of 8 rows a tile makes the 8 columns of an mma, whose 16 rows are weights then.
+  static constexpr bool kSwapsOperands = swaps_operands(kCtaM_, kWarpsM_);
+  static constexpr int kMmaM = kSwapsOperands ? 8 : 16, kMmaN = 8, kMmaK = 16;
   static constexpr int kWarpM = kCtaM / kWarpsM, kWarpN = kCtaN / kWarpsN;
   static constexpr int kWarpK = kCtaK / kWarpsK;
   static constexpr int kMmasM = kWarpM / kMmaM, kMmasN = kWarpN / kMmaN, kMmasK = kWarpK / kMmaK;
+  static constexpr int kSumsN = kSwapsOperands ? kMmasN / 2 : kMmasN;  // mma of a block, 16 deep
   // A warp's 16-row mma tiles are interleaved with those of the other warps: a block is one of
   // each, and a tile that wants few rows gives every warp some.
   static constexpr int kRowsPerBlock = kWarpsM * kMmaM;
@@ -25,7 +28,7 @@ struct TileConfig {
       has_group_sums({kCtaM, kCtaN, kCtaK, kWarpsM, kWarpsN, kWarpsK, kStages});
   static constexpr int kThreads = kWarpsM * kWarpsN * kWarpsK * kWarpSize;
 
-  static_assert(kCtaM % (kWarpsM * kMmaM) == 0, "warps must tile cta_m in units of 16 rows");
+  static_assert(kCtaM % (kWarpsM * kMmaM) == 0, "warps must tile cta_m in units of 16 rows, or 8");
   static_assert(kCtaN % (kWarpsN * 2 * kMmaN) == 0, "warps must tile cta_n in units of 16 columns");
   static_assert(is_power_of_two(kMmasN), "a warp's columns must be a power of two of mma tiles");
   static_assert(kCtaK % (kWarpsK * kMmaK) == 0 && kMmasK % 2 == 0,

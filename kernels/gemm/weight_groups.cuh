@@ -193,22 +193,27 @@ class GroupReader {
   SM80MOE_DEVICE void read_scales(uint32_t tile, int slice) {
     if constexpr (Tile::kHasGroupSums) {
 #pragma unroll
-      for (int mma = 0; mma < Config::kMmasN; ++mma)
-        scale_[mma] = ptx::ld_shared_v2_f32(
-            tile + Tile::offset(slice, warp_row_ + mma * 8 + lane_index() % 4 * 2));
+      for (int mma = 0; mma < Config::kMmasN; ++mma) {
+        const int row = warp_row_ + mma * 8;
+        if constexpr (Config::kSwapsOperands)
+          scale_[mma].x = ptx::ld_shared_f32(tile + Tile::offset(slice, row + lane_index() / 4));
+        else
+          scale_[mma] =
+              ptx::ld_shared_v2_f32(tile + Tile::offset(slice, row + lane_index() % 4 * 2));
+      }
     }
   }
   template <int kBlocks, class Sum>
-  SM80MOE_DEVICE void add_group(Sum (&acc)[Config::kMmasM][Config::kMmasN][4],
-                                Sum (&group)[Config::kMmasM][Config::kMmasN][4]) const {
+  SM80MOE_DEVICE void add_group(Sum (&acc)[Config::kMmasM][Config::kSumsN][4],
+                                Sum (&group)[Config::kMmasM][Config::kSumsN][4]) const {
     if constexpr (Tile::kHasGroupSums) {
 #pragma unroll
       for (int block = 0; block < kBlocks; ++block)
 #pragma unroll
-        for (int mma = 0; mma < Config::kMmasN; ++mma)
+        for (int mma = 0; mma < Config::kSumsN; ++mma)
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
-            const float scale = e % 2 == 0 ? scale_[mma].x : scale_[mma].y;
+            const float scale = scale_of(mma, e);
             acc[block][mma][e] = fmaf(group[block][mma][e], scale, acc[block][mma][e]);
             group[block][mma][e] = 0;
           }
@@ -218,7 +223,7 @@ class GroupReader {
   // Before the sums of the slice at depth k, the stage's slice number `slice`. Of all blocks at
   // once: with a branch a block the mma of every stage were scheduled apart.
   template <int kBlocks, class Sum>
-  SM80MOE_DEVICE void change_units(Sum (&acc)[Config::kMmasM][Config::kMmasN][4], uint32_t tile,
+  SM80MOE_DEVICE void change_units(Sum (&acc)[Config::kMmasM][Config::kSumsN][4], uint32_t tile,
                                    int slice, int k) const {
     if constexpr (Tile::kChangesUnits) {
       if (!changes_units(args_.packed, k, args_.k)) return;
@@ -238,6 +243,12 @@ class GroupReader {
   }
 
  private:
+  // That of the weight row to which sum e of an mma belongs.
+  SM80MOE_DEVICE float scale_of(int mma, int e) const {
+    if (Config::kSwapsOperands) return scale_[2 * mma + e / 2].x;
+    return e % 2 == 0 ? scale_[mma].x : scale_[mma].y;
+  }
+
   // Both halves of a word are the same, so two can share one where registers are few.
   static constexpr bool kSharesWords = Config::kMmasN > 4;
   static constexpr int kColumnWords = kSharesWords ? Config::kMmasN / 2 : Config::kMmasN;
