@@ -82,9 +82,9 @@ class Mainloop {
   static constexpr int kAChunks = 32 / Config::kMmaM, kWChunks = Weight::kIsPacked ? 1 : 2;
   static constexpr int kStepsPerA = kAChunks / 2;
 
-  // Where in a stage this lane's row of a tile lies, for every chunk at which fragments begin. Loops
-  // for 16 rows have registers for the offsets that swizzling makes of them, and few issue slots;
-  // taller ones work them out.
+  // Where in a stage this lane's row of a tile lies, for every chunk at which fragments begin.
+  // Loops for 16 rows have registers for the offsets that swizzling makes of them, and few issue
+  // slots; taller ones work them out.
   template <class Tile, int kChunks>
   class Lane {
    public:
@@ -150,10 +150,10 @@ class Mainloop {
   SM80MOE_DEVICE void inner_step(Accumulator& acc, int step, int depth) {
     constexpr int kAhead = ahead(kBlocks);
     if (ends_group(step + 1, kIsFine))
-      groups_.read_scales(stage_ + Loader::kGroupsOffset, kIsFine ? step / Groups::kStepsPerSlice : 0);
+      groups_.read_scales(stage_ + Loader::kGroupsOffset, Groups::slice_of(step, kIsFine));
     if (begins_slice(step, kIsFine))
       groups_.template change_units<kBlocks>(acc, stage_ + Loader::kGroupsOffset,
-                                             step / Groups::kStepsPerSlice,
+                                             Groups::slice_of(step, kIsFine),
                                              depth + step * Config::kMmaK);
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
@@ -168,20 +168,17 @@ class Mainloop {
     }
   }
 
-  // Whether groups may begin with this step of a stage, which is a slice's first.
+  // Whether groups may begin with this step of a stage, and whether they may end after it.
   static constexpr bool begins_slice(int step, bool is_fine) {
-    return step == 0 || (is_fine && step % Groups::kStepsPerSlice == 0);
+    return step % Groups::steps(is_fine) == 0;
   }
-
-  // Whether a stage's groups may end after this step: with a slice, or with the stage.
   static constexpr bool ends_group(int step, bool is_fine) {
-    return Groups::kHasGroupSums &&
-           (step == kLastStep || (is_fine && (step + 1) % Groups::kStepsPerSlice == 0));
+    return Groups::kHasGroupSums && begins_slice(step + 1, is_fine);
   }
 
   // Copies go out in groups of neighbours, since each change between copies and fragment loads
-  // costs issue slots, but small ones, since each copy needs an address. Where packed weights meet 16
-  // rows issue slots are what is short, and registers are not: all of them go out at once.
+  // costs issue slots, but small ones, since each copy needs an address. Where packed weights meet
+  // 16 rows issue slots are what is short, and registers are not: all of them go out at once.
   template <int kBlocks>
   SM80MOE_DEVICE void issue_copies(int step, int block) {
     if constexpr (Weight::kIsPacked && Config::kMmasM == 1) {
@@ -266,7 +263,8 @@ class Mainloop {
       constexpr int kShares = kEnd - kBegin;
       const int share = block - kBegin;
       if (share == 0 && begins_slice(step, kIsFine))
-        groups_.read_codes(stage_ + Loader::kGroupsOffset, depth + step * Config::kMmaK);
+        groups_.read_codes(stage_ + Loader::kGroupsOffset, Groups::part_of(step),
+                           depth + step * Config::kMmaK);
 #pragma unroll
       for (int i = share * kPairs / kShares * 2; i < (share + 1) * kPairs / kShares * 2; ++i) {
         uint32_t* w = w_frag_[step % 2][i / 2] + i % 2 * 2;
@@ -297,19 +295,21 @@ class Mainloop {
   template <int kBlocks>
   SM80MOE_DEVICE void multiply(Accumulator& acc, int block, int step) {
     const auto& a = a_frag_[a_buffer(step)][slot<kBlocks>(block, step)];
-    if constexpr (Config::kSwapsOperands)
-      return multiply_swapped<T>(acc[block], w_frag_[step % 2], a + step % kStepsPerA * 2);
+    if constexpr (Config::kSwapsOperands) {
+      multiply_swapped<T>(acc[block], w_frag_[step % 2], a + step % kStepsPerA * 2);
+    } else {
 #pragma unroll
-    for (int i = 0; i < Config::kMmasN; ++i) {
-      const int column = block % 2 == 0 ? i : Config::kMmasN - 1 - i;
-      const uint32_t* w = w_frag_[step % 2][column / 2] + column % 2 * 2;
-      multiply_add(acc[block][column], a, w[0], w[1], T{});
+      for (int i = 0; i < Config::kMmasN; ++i) {
+        const int column = block % 2 == 0 ? i : Config::kMmasN - 1 - i;
+        const uint32_t* w = w_frag_[step % 2][column / 2] + column % 2 * 2;
+        multiply_add(acc[block][column], a, w[0], w[1], T{});
+      }
     }
   }
 
   Loader& loader_;
   const uint32_t ring_;
-  uint32_t stage_;            // being multiplied
+  uint32_t stage_;                // being multiplied
   Lane<ATile, kAChunks> a_lane_;  // where in it this lane's fragments are
   Lane<WTile, kWChunks> w_lane_;
   uint32_t a_frag_[kABuffers][kASlots][4];

@@ -138,7 +138,8 @@ int select_tactic(const GemmShape& shape, const LaunchTable& table, Tactics amon
   int best = kNoTactic;
   double best_us = 0;
   for (int tactic = 0; tactic < kNumTactics; ++tactic) {
-    if (!is_among(tactic, among, format) || !tactic_fits(table, tactic, shape.num_experts, info)) continue;
+    if (!is_among(tactic, among, format) || !tactic_fits(table, tactic, shape.num_experts, info))
+      continue;
     const int smem = smem_bytes(table, tactic, shape.num_experts);
     const double us = estimate_us(shape, tactic, smem, info);
     if (best == kNoTactic || us < best_us) {

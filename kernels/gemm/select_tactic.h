@@ -18,8 +18,8 @@ struct GemmShape {
 // Which tactics a choice is made among.
 enum class Tactics {
   kAll,
-  // Those of which one warp adds up a whole sum, front to back, and scales of groups in one way: all
-  // of them give the same bits.
+  // Those of which one warp adds up a whole sum, front to back, and scales of groups in one way:
+  // all of them give the same bits.
   kOneOrder,
 };
 bool is_among(int tactic, Tactics among, WeightFormat format);

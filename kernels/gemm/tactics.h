@@ -27,7 +27,8 @@ inline constexpr Tactic kTactics[] = {
     {  32, 128, 128,  1, 4, 1, 3},  // id 10: the same
     { 128, 256,  64,  1, 8, 1, 3},  // id 11: prefill, each packed weight becomes a fragment once
     { 160, 256,  64,  1, 8, 1, 3},  // id 12
-    {   8, 128, 128,  1, 4, 1, 3},  // id 13: packed weights stream, experts have few rows
+    {   8, 128, 128,  1, 4, 1, 3},  // id 13: 8 bits stream, experts have few rows
+    {   8, 128, 256,  1, 4, 1, 2},  // id 14: the same, 4 bits
 };
 // clang-format on
 inline constexpr int kNumTactics = sizeof(kTactics) / sizeof(kTactics[0]);
@@ -38,8 +39,8 @@ constexpr bool swaps_operands(int cta_m, int warps_m) { return cta_m / warps_m =
 // Rows that a mma multiplies, of activations.
 constexpr int mma_rows(const Tactic& t) { return swaps_operands(t.cta_m, t.warps_m) ? 8 : 16; }
 
-// Whether a tile of packed weights, if groups of them have scales, adds up each group by itself: that
-// takes twice the accumulators. Others change the units of their sums, and round otherwise.
+// Whether a tile of packed weights, if groups of them have scales, adds up each group by itself:
+// that takes twice the accumulators. Others change the units of their sums, and round otherwise.
 constexpr bool has_group_sums(const Tactic& t) { return t.cta_m / t.warps_m <= 32; }
 
 // Tiles of packed weights multiply all blocks of 16 rows that a warp has, or about three quarters

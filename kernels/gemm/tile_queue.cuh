@@ -10,9 +10,9 @@ namespace sm80moe::gemm {
 // in the walk, which read the same weights, stay close in time. Which CTA computes a tile changes
 // nothing in its result.
 //
-// All threads call enter_next() together, stages before they call take_next() for the same tile. One
-// thread works out where a tile lies, when it announces it; the others find it in shared memory. The
-// ring has a barrier between announce() and the enter_next() for what was announced.
+// All threads call enter_next() together, stages before they call take_next() for the same tile.
+// One thread works out where a tile lies, when it announces it; the others find it in shared
+// memory. The ring has a barrier between announce() and the enter_next() for what was announced.
 template <class Config>
 class TileQueue {
  public:

@@ -44,22 +44,21 @@ struct DenseWeight {
 
 // Few tactics, since there are many formats: one for streaming, one between, one of tall tiles.
 // Every element is added up in the order of the reduction, so a row's result is the same in all.
-constexpr bool has_packed_tactic(const Tactic& t) {
-  return t.warps_m == 1 && t.warps_k == 1 && (t.cta_m > 32 || t.cta_k == 128) && t.cta_m <= 128;
+constexpr bool has_packed_tactic(const Tactic& t, int bits) {
+  const int depth = t.cta_m == 8 && bits == 4 ? 256 : 128;  // 128 bytes of a row at a time, or 64
+  return t.warps_m == 1 && t.warps_k == 1 && (t.cta_m > 32 || t.cta_k == depth) && t.cta_m <= 128;
 }
 // Weights of 8 or 4 bits, of which ldmatrix deals out the words of 32 rows at once.
 template <class Numbers>
 struct PackedWeight : Numbers {
   static constexpr bool kIsPacked = true;
-  // Warps of an SM that registers must be left for: those that have few rows stream. Where it is not
-  // said how many, ptxas spills registers to have room for another CTA.
-  static constexpr int min_warps(int cta_m) {
-    return cta_m == 8 ? 20 : cta_m == 16 ? 16 : cta_m <= 64 ? 12 : 1;
-  }
+  // Warps of an SM that registers must be left for: those that have few rows stream. Where it is
+  // not said how many, ptxas spills registers to have room for another CTA.
+  static constexpr int min_warps(int cta_m) { return cta_m <= 16 ? 16 : cta_m <= 64 ? 12 : 1; }
   static constexpr bool saves_registers(int) { return false; }
   static constexpr bool has_one_fine_loop(int) { return false; }
 
-  static constexpr bool has_tactic(const Tactic& t) { return has_packed_tactic(t); }
+  static constexpr bool has_tactic(const Tactic& t) { return has_packed_tactic(t, Numbers::kBits); }
 
   // Of rows [row, row + 32).
   template <class Tile>
@@ -88,15 +87,13 @@ template <class T>
 struct Int8Weight : PackedWeight<Int8Numbers<T>> {
   // Without scales and codes of groups, registers are left for the tallest tile.
   static constexpr bool has_tactic(const Tactic& t) {
-    return has_packed_tactic(t) || (t.warps_m == 1 && t.cta_m == 160);
+    return has_packed_tactic(t, 8) || (t.warps_m == 1 && t.cta_m == 160);
   }
 };
 template <class T>
 struct Int8GroupWeight : PackedWeight<Int8GroupNumbers<T>> {
   // More would spill.
-  static constexpr int min_warps(int cta_m) {
-    return cta_m == 8 ? 20 : cta_m == 16 ? 16 : cta_m == 32 ? 12 : 1;
-  }
+  static constexpr int min_warps(int cta_m) { return cta_m <= 16 ? 16 : cta_m == 32 ? 12 : 1; }
   static constexpr bool has_one_fine_loop(int cta_m) { return cta_m == 128; }
 };
 template <class T>

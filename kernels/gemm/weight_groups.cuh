@@ -2,10 +2,10 @@
 // Scales and codes that groups of neighbours along the reduction share, from the ring to where they
 // are used.
 //
-// Weights meet the tensor cores as the exact numbers that are stored; scales multiply fp32 sums. Tiles
-// of few rows add up each group by itself, and then what its scale makes of that. Taller ones have no
-// registers for it: their accumulators are kept in units of the current group's scale and change units
-// where a group begins, so that the last group's scale is left for the epilogue.
+// Weights meet the tensor cores as the exact numbers that are stored; scales multiply fp32 sums.
+// Tiles of few rows add up each group by itself, and then what its scale makes of that. Taller ones
+// have no registers for it: their accumulators are kept in units of the current group's scale and
+// change units where a group begins, so that the last group's scale is left for the epilogue.
 
 #include "common/packed_words.cuh"
 #include "common/ptx.cuh"
@@ -24,31 +24,41 @@ SM80MOE_DEVICE int packed_row(const GroupedGemmArgs& args, const TileColumns& co
 }
 
 // Groups are whole slices. A weight row's words of a stage: of each slice the scale of its group,
-// before it that of the group before where accumulators change units; and one word of codes, which
-// holds those of all its groups.
+// before it that of the group before where accumulators change units; and of each part a word of
+// codes, which holds those of all its groups.
 template <class Config, class Weight>
 struct GroupTile {
   static constexpr int kSliceDepth = 32;
-  static constexpr int kStepsPerSlice = kSliceDepth / Config::kMmaK;
   static constexpr int kSlices = Config::kCtaK / kSliceDepth;
+  // What groups that are as deep, or deeper, have one scale and one word of codes for.
+  static constexpr int kPartDepth = min_of(Config::kCtaK, 128);
+  static constexpr int kParts = Config::kCtaK / kPartDepth;
   // Whether groups are added up by themselves.
   static constexpr bool kHasGroupSums = Weight::kHasGroupScales && Config::kHasGroupSums;
   static constexpr bool kChangesUnits = Weight::kHasGroupScales && !kHasGroupSums;
   static constexpr int kScalesPerSlice = kHasGroupSums ? 1 : kChangesUnits ? 2 : 0;
   static constexpr int kCodeWord = kScalesPerSlice * kSlices;
-  static constexpr int kWords = kCodeWord + (Weight::kHasCodes ? 1 : 0);
+  static constexpr int kWords = kCodeWord + (Weight::kHasCodes ? kParts : 0);
   static constexpr int kBytes = kWords * Config::kCtaN * 4;
-  // Whether a stage may hold several groups, and whether it always does.
-  static constexpr bool kMayBeFine = kWords > 0 && Weight::kLeastGroup < Config::kCtaK;
-  static constexpr bool kIsFine = kMayBeFine && Weight::kMostGroup < Config::kCtaK;
-  static_assert(!Weight::kHasCodes || kSlices <= 4, "a stage's codes must lie in one word");
+  // Whether a part of a stage may hold several groups, and whether it always does.
+  static constexpr bool kMayBeFine = kWords > 0 && Weight::kLeastGroup < kPartDepth;
+  static constexpr bool kIsFine = kMayBeFine && Weight::kMostGroup < kPartDepth;
+
+  // Steps for which a scale and a code are good, and the slice and part to which a step's belong.
+  static constexpr int steps(bool is_fine) {
+    return (is_fine ? kSliceDepth : kPartDepth) / Config::kMmaK;
+  }
+  static constexpr int slice_of(int step, bool is_fine) {
+    return step / steps(is_fine) * steps(is_fine) * Config::kMmaK / kSliceDepth;
+  }
+  static constexpr int part_of(int step) { return step * Config::kMmaK / kPartDepth; }
 
   SM80MOE_DEVICE static int offset(int word, int tile_row) {
     return (word * Config::kCtaN + tile_row) * 4;
   }
-  // A stage of groups as deep as it, or deeper, has scales of its first slice at most.
+  // Then a part has scales of its first slice at most.
   SM80MOE_DEVICE static bool has_one_group(const PackedArgs& args) {
-    return 1u << args.group_shift >= static_cast<unsigned>(Config::kCtaK);
+    return 1u << args.group_shift >= static_cast<unsigned>(kPartDepth);
   }
 };
 
@@ -99,10 +109,14 @@ class GroupLoader {
       const int k = k0 + slice * Tile::kSliceDepth;
       copy(tile, slice, scale_ + to_word(k >> args.group_shift), k < end);
     };
-    copy_slice(0);
-    if (Tile::kMayBeFine && !Tile::has_one_group(args))
+    if (Tile::kMayBeFine && !Tile::has_one_group(args)) {
 #pragma unroll 1
-      for (int slice = 1; slice < Tile::kSlices; ++slice) copy_slice(slice);
+      for (int slice = 0; slice < Tile::kSlices; ++slice) copy_slice(slice);
+    } else {
+#pragma unroll
+      for (int part = 0; part < Tile::kParts; ++part)
+        copy_slice(part * (Tile::kPartDepth / Tile::kSliceDepth));
+    }
   }
 
   SM80MOE_DEVICE void copy_both_scales(const PackedArgs& args, uint32_t tile, int k0,
@@ -130,17 +144,21 @@ class GroupLoader {
   }
 
   SM80MOE_DEVICE void copy_codes(const PackedArgs& args, uint32_t tile, int k0) const {
-    const uint32_t word = k0 >> args.group_shift >> 2;
-    const auto copy_word = [&] {
-      copy(tile, Tile::kCodeWord,
-           args.codes + first_word(row_, args.code_words) + to_word(word));
+    const auto copy_words = [&] {
+#pragma unroll
+      for (int part = 0; part < Tile::kParts; ++part) {
+        const uint32_t word = (k0 + part * Tile::kPartDepth) >> args.group_shift >> 2;
+        copy(tile, Tile::kCodeWord + part,
+             args.codes + first_word(row_, args.code_words) + to_word(word),
+             word < static_cast<uint32_t>(args.code_words));
+      }
     };
     if constexpr (kBranches && Weight::kHasGroupScales) {  // with them codes are rare
       const uint32_t words = args.code_words;
 #pragma unroll 1
-      for (uint32_t i = 0; i < words; i += words) copy_word();
+      for (uint32_t i = 0; i < words; i += words) copy_words();
     } else if (args.codes != nullptr) {
-      copy_word();
+      copy_words();
     }
   }
 
@@ -163,15 +181,15 @@ class GroupReader {
 
   SM80MOE_DEVICE bool stage_has_one() const { return Tile::has_one_group(args_.packed); }
 
-  // Before fragments of the slice at depth k are made.
-  SM80MOE_DEVICE void read_codes(uint32_t tile, int k) {
+  // Before fragments of the slice at depth k are made, which is in the stage's part number `part`.
+  SM80MOE_DEVICE void read_codes(uint32_t tile, int part, int k) {
     if constexpr (Weight::kHasCodes) {
       if (args_.packed.codes == nullptr || !begins_group(args_.packed, k)) return;
       const uint32_t both_halves = 0x4040 | (k >> args_.packed.group_shift & 3) * 0x0101;
       const int row = warp_row_ + lane_index() / 4;  // of this lane's fragments
       const auto word_of = [&](int mma) {
         const uint32_t codes =
-            ptx::ld_shared_b32(tile + Tile::offset(Tile::kCodeWord, row + mma * 8));
+            ptx::ld_shared_b32(tile + Tile::offset(Tile::kCodeWord + part, row + mma * 8));
         return Weight::column_word(__byte_perm(codes, 0, both_halves));
       };
 #pragma unroll
@@ -188,8 +206,8 @@ class GroupReader {
     return __byte_perm(column_[mma / 2], 0, mma % 2 == 0 ? 0x1010 : 0x3232);
   }
 
-  // The scales of the stage's slice number `slice`, and what they make of the sums of a group, which
-  // then begin anew.
+  // The scales of the stage's slice number `slice`, and what they make of the sums of a group,
+  // which then begin anew.
   SM80MOE_DEVICE void read_scales(uint32_t tile, int slice) {
     if constexpr (Tile::kHasGroupSums) {
 #pragma unroll
