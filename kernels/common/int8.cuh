@@ -24,10 +24,22 @@ struct Int8Quantizer {
     const float steps = fminf(fmaxf(__fmul_rn(value, inverse), low), high);
     return __float_as_uint(__fadd_rn(steps, kIntegerAsFloat)) + zero_point;
   }
+  // The same of a number that is within the range, or for which the scale is infinite or NaN.
+  SM80MOE_DEVICE uint32_t store_unclamped(float value) const {
+    return __float_as_uint(__fadd_rn(__fmul_rn(value, inverse), kIntegerAsFloat)) + zero_point;
+  }
   // Four of them, the first in the lowest bits.
   SM80MOE_DEVICE uint32_t store(float a, float b, float c, float d) const {
-    const uint32_t low_half = __byte_perm(store(a), store(b), 0x0040);
-    return __byte_perm(low_half, __byte_perm(store(c), store(d), 0x0040), 0x5410);
+    return low_bytes(store(a), store(b), store(c), store(d));
+  }
+  SM80MOE_DEVICE uint32_t store_unclamped(float a, float b, float c, float d) const {
+    return low_bytes(store_unclamped(a), store_unclamped(b), store_unclamped(c),
+                     store_unclamped(d));
+  }
+
+ private:
+  SM80MOE_DEVICE static uint32_t low_bytes(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+    return __byte_perm(__byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
   }
 };
 

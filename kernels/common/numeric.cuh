@@ -20,8 +20,9 @@ SM80MOE_DEVICE uint32_t pack_pair(float x, float y, __half) {
   return reinterpret_cast<const uint32_t&>(pair);
 }
 
+// A bfloat16 is a float's first half. (cuda_bf16.h takes the pair apart first.)
 SM80MOE_DEVICE float2 unpack_pair(uint32_t pair, __nv_bfloat16) {
-  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
+  return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000)};
 }
 SM80MOE_DEVICE float2 unpack_pair(uint32_t pair, __half) {
   return __half22float2(reinterpret_cast<const __half2&>(pair));

@@ -17,6 +17,17 @@ SM80MOE_DEVICE uint32_t shared_address(const void* ptr) {
 
 // clang-format off
 
+// No instruction: keeps nvcc from working out x anew, or later, wherever it is used.
+SM80MOE_DEVICE uint32_t worked_out(uint32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+template <class T>
+SM80MOE_DEVICE const T* worked_out(const T* x) {
+  asm volatile("" : "+l"(x));
+  return x;
+}
+
 // 16-byte copy that bypasses L1. Writes zeros when `valid` is 0; `src` is then not read. L2 fetches
 // 256 bytes: the next stage of the same row, which DRAM then gives in one burst.
 SM80MOE_DEVICE void cp_async_16(uint32_t dst, const void* src, uint32_t valid) {
@@ -62,6 +73,18 @@ SM80MOE_DEVICE void prefetch_global_l2(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" :: "l"(address));
 }
 
+SM80MOE_DEVICE uint4 ld_global_v4_b32(const uint4* address) {
+  uint4 four;
+  asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(four.x), "=r"(four.y), "=r"(four.z), "=r"(four.w) : "l"(address));
+  return four;
+}
+SM80MOE_DEVICE uint4 ld_shared_v4_b32(uint32_t address) {
+  uint4 four;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(four.x), "=r"(four.y), "=r"(four.z), "=r"(four.w) : "r"(address));
+  return four;
+}
 SM80MOE_DEVICE uint32_t ld_shared_b32(uint32_t address) {
   uint32_t word;
   asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(address));

@@ -94,4 +94,10 @@ struct Mxfp4Numbers : StoredNumbers<WeightFormat::kMxfp4> {
   }
 };
 
+// The same where no weights have codes.
+template <class Numbers>
+struct WithoutCodes : Numbers {
+  static constexpr bool kHasCodes = false;
+};
+
 }  // namespace sm80moe

@@ -7,6 +7,9 @@ namespace sm80moe {
 
 SM80MOE_DEVICE int lane_index() { return threadIdx.x % kWarpSize; }
 SM80MOE_DEVICE int warp_index() { return threadIdx.x / kWarpSize; }
+// The same, known to the compiler to be one for all lanes, as is what depends on it: all of the
+// warp must call.
+SM80MOE_DEVICE int uniform_warp_index() { return __shfl_sync(kFullWarp, warp_index(), 0); }
 
 SM80MOE_DEVICE int warp_inclusive_sum(int value) {
 #pragma unroll

@@ -20,8 +20,10 @@ cudaError_t run_layer_of(const LayerArgs& args, int device, const DeviceInfo& in
 
 }  // namespace
 
-cudaError_t run_layer(const LayerArgs& args, ElementType type, int device, const DeviceInfo& info,
+cudaError_t run_layer(const LayerArgs& given, ElementType type, int device, const DeviceInfo& info,
                       cudaStream_t stream) {
+  LayerArgs args = given;
+  args.inverse_of_top_k = ceil_div<unsigned>(kUnitOfInverse, args.top_k);
   if (args.w13_packed.format != WeightFormat::kDense)
     return run_packed_layer(args, type, device, info, stream);
   if (type == ElementType::kBFloat16)

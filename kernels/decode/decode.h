@@ -53,10 +53,15 @@ struct LayerArgs {
   // For packed weights, whose strides are in units of two bytes: what stands beside w13 with its
   // second rows, and beside w2.
   PackedArgs w13_packed, w2_packed;
+  unsigned inverse_of_top_k;  // run_layer fills it in: pair / top_k without a division
 };
 
 inline constexpr int kMaxPairs = 32;  // a pair a lane: each warp knows the whole routing by heart
+// Times a pair, 1 / top_k in these units, rounded up, is off by less than 1 / top_k.
+inline constexpr unsigned kUnitOfInverse = 1 << 16;
 inline constexpr int kSmemBytes = 98 * 1024;  // of a CTA, at most
+// From the first byte of w13 or w2 to the last: the kernels count 16-byte chunks in 32 bits.
+inline constexpr int64_t kMaxWeightBytes = int64_t{INT32_MAX} * 16;
 
 // These kernels save about 7 us of launches and prologues. With up to two rows an expert they
 // stream as the tiles of the GEMMs do; with more, 3 to 5% slower: then the tiles win beyond this

@@ -14,48 +14,50 @@ struct DenseRows {
   static constexpr bool kReadsActivations = false;
   static constexpr bool kLanesShare = false;
   static constexpr int kLog2Width = 0;
+  SM80MOE_HOST_DEVICE static constexpr unsigned depth(unsigned activation_chunks) {
+    return activation_chunks;
+  }
 
-  struct Step {
-    uint4 first[kWarpSize], second[kWarpSize], activations[kWarpSize];
-  };
+  // The arrays of a step: chunks of first and second rows, and of activations.
+  static constexpr int kActivations = 2 * kChunkArray;
 
   // What is copied beside the weights of a tile: activations of this lane's pair, -1 for none.
   class Beside {
    public:
     template <class Work>
-    SM80MOE_DEVICE void begin_tile(const Work& work, int, int, int pair) {
+    SM80MOE_DEVICE void begin_tile(const Work& work, unsigned, unsigned, unsigned, int pair) {
       activations_ = work.activations(max_of(pair, 0));
       activation_chunks_ = pair >= 0 ? work.depth() : 0;
     }
     template <class Work>
-    SM80MOE_DEVICE void copy(const Work&, Step& step, int chunk, bool) const {
-      ptx::cp_async_ca_16(ptx::shared_address(&step.activations[lane_index()]),
-                          activations_ + chunk, chunk < activation_chunks_);
+    SM80MOE_DEVICE void copy(const Work&, const OwnPlaces& step, unsigned chunk) const {
+      ptx::cp_async_ca_16(step.chunk + kActivations, activations_ + chunk,
+                          chunk < activation_chunks_);
     }
-    SM80MOE_DEVICE void copy_last(Step&, bool) const {}
+    template <class Work>
+    SM80MOE_DEVICE void copy_last(const Work&, const OwnPlaces&) const {}
 
    private:
     const uint4* activations_;
-    int activation_chunks_;
+    unsigned activation_chunks_;
   };
 
   class Products {
    public:
     template <class Work>
-    SM80MOE_DEVICE void begin_tile(const Work&, int) {}
-    SM80MOE_DEVICE void load(int) {}
+    SM80MOE_DEVICE void begin_tile(const Work&, int, unsigned) {}
+    SM80MOE_DEVICE void load(unsigned, unsigned, bool) {}
     // Rows 0 to 7 of A are the first rows, 8 to 15 the second ones.
     template <class Work>
-    SM80MOE_DEVICE void add(const Work&, const Step& step, int, float (&sums)[4]) const {
-      const int lane = lane_index();
-      const uint4 first = step.first[lane], second = step.second[lane], x = step.activations[lane];
+    SM80MOE_DEVICE void add(const Work&, const OwnPlaces& step, unsigned, float (&sums)[4]) const {
+      const uint4 first = ptx::ld_shared_v4_b32(step.chunk);
+      const uint4 second = ptx::ld_shared_v4_b32(step.chunk + kChunkArray);
+      const uint4 x = ptx::ld_shared_v4_b32(step.chunk + kActivations);
       ptx::mma_m16n8k16(sums, {first.x, second.x, first.y, second.y}, x.x, x.y, T{});
       ptx::mma_m16n8k16(sums, {first.z, second.z, first.w, second.w}, x.z, x.w, T{});
     }
-    SM80MOE_DEVICE void finish(const Step&, const float (&sums)[4], float (&values)[4]) const {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) values[i] = sums[i];
-    }
+    SM80MOE_DEVICE void keep_scales(const OwnPlaces&) {}
+    SM80MOE_DEVICE float2 values(float first, float second) const { return {first, second}; }
   };
 };
 

@@ -10,22 +10,30 @@
 namespace sm80moe::decode {
 
 // Two neighbouring columns of the output, which all experts add to, belong to one CTA: its warps
-// share the experts, leave each pair's products in shared memory, and add up at the end.
-SM80MOE_HOST_DEVICE constexpr int column_pairs_of_cta(int hidden_size, int cta, int num_ctas) {
-  return ceil_div(hidden_size / 2 - cta, num_ctas);
-}
+// share the experts, leave each pair's products in shared memory, and add up at the end. Every CTA
+// has so many column pairs, and the first ones have one more.
+struct ColumnPairs {
+  int each, ctas_with_one_more;
+
+  int most() const { return each + (ctas_with_one_more > 0); }
+};
 
 template <class Rows_, bool kHasOptions>
 class Down {
  public:
   using Rows = Rows_;
   using T = typename Rows::Element;
+  static constexpr bool kStoresByExpert = false;
 
   // products: [column pairs of the CTA, num_pairs], two rounded values a word.
   SM80MOE_DEVICE Down(const LayerArgs& args, const ExpertGroups& groups, uint32_t* products,
-                      const ActivationScales& scales)
-      : args_(args), groups_(groups), products_(products), scales_(scales) {
-    const int token = lane_index() / args.top_k, choice = lane_index() - token * args.top_k;
+                      ActivationScales& scales, const ColumnPairs& column_pairs)
+      : args_(args),
+        groups_(groups),
+        products_(products),
+        scales_(scales),
+        column_pairs_(column_pairs) {
+    const int token = token_of(args, lane_index()), choice = lane_index() - token * args.top_k;
     if (token < args.num_tokens)
       router_weight_ = kHasOptions && args.weighs_input
                            ? 1.0f
@@ -33,18 +41,18 @@ class Down {
   }
 
   SM80MOE_DEVICE int num_columns() const {
-    return column_pairs_of_cta(args_.hidden_size, blockIdx.x, gridDim.x);
+    return column_pairs_.each + (blockIdx.x < column_pairs_.ctas_with_one_more);
   }
-  SM80MOE_DEVICE int columns_of_cta() const { return groups_.size() * num_columns(); }
-  SM80MOE_DEVICE int first_tile() const { return warp_index(); }
+  SM80MOE_DEVICE int first_tile() const { return uniform_warp_index(); }
   SM80MOE_DEVICE int tile_stride() const { return kWarps; }
   SM80MOE_DEVICE int activation_depth() const { return num_chunks(args_.intermediate_size); }
-  SM80MOE_DEVICE int depth() const { return ceil_div(activation_depth(), Rows::kActivationChunks); }
-  SM80MOE_DEVICE const uint4* weights(int expert, int column) const {
-    return chunks_at(args_.w2,
-                     expert * args_.w2_expert_stride + output_column(column) * args_.w2_row_stride);
+  SM80MOE_DEVICE int depth() const { return Rows::depth(activation_depth()); }
+  SM80MOE_DEVICE const uint4* weights() const { return static_cast<const uint4*>(args_.w2); }
+  SM80MOE_DEVICE int row(int expert, int column) const {
+    return expert * num_chunks(args_.w2_expert_stride) +
+           output_column(column) * num_chunks(args_.w2_row_stride);
   }
-  SM80MOE_DEVICE int64_t second_row() const { return args_.w2_row_stride; }
+  SM80MOE_DEVICE int second_row() const { return num_chunks(args_.w2_row_stride); }
   SM80MOE_DEVICE const PackedArgs& packed() const { return args_.w2_packed; }
   SM80MOE_DEVICE int packed_row(int expert, int column) const {
     return expert * args_.hidden_size + output_column(column);
@@ -52,22 +60,18 @@ class Down {
   SM80MOE_DEVICE const uint4* activations(int pair) const {
     return chunks_at(args_.intermediate, int64_t{pair} * args_.intermediate_size);
   }
-  SM80MOE_DEVICE float activation_scale(int pair) const { return scales_.of_row(pair); }
+  SM80MOE_DEVICE float activation_scale(int pair) const { return scales_.of_pair(pair); }
+  SM80MOE_DEVICE Int8Quantizer quantizer(int pair) const { return scales_.quantizer(pair); }
   SM80MOE_DEVICE void after_first_loads() const {
     if constexpr (Rows::kScalesActivations) {
-      __syncthreads();
-      for (int pair = 0; pair < num_pairs(); ++pair)
-        if (groups_.is_valid(pair))
-          scales_.add_row(pair, activations(pair), activation_depth(), typename Rows::Element{});
-      __syncthreads();
+      const auto chunks_of = [&](int pair) {
+        return groups_.is_valid(pair) ? activations(pair) : nullptr;
+      };
+      scales_.find(num_pairs(), activation_depth(), lane_index(), typename Rows::Element{},
+                   chunks_of);
     }
   }
   SM80MOE_DEVICE void store(int, int pair, int column, float first, float second) const {
-    if constexpr (Rows::kScalesActivations) {
-      const float scale = activation_scale(pair);
-      first *= scale;
-      second *= scale;
-    }
     products_[column * num_pairs() + pair] = pack_pair(first, second, T{});
   }
   SM80MOE_DEVICE void after_last_load() const {}
@@ -75,9 +79,10 @@ class Down {
   // Once all products are there. One thread adds up two columns of one token.
   SM80MOE_DEVICE void combine() const {
     const int num_sums = num_columns() * args_.num_tokens;
-    for (int begin = warp_index() * kWarpSize; begin < num_sums; begin += kWarps * kWarpSize) {
-      const int index = begin + lane_index();
-      const int column = index / args_.num_tokens, token = index - column * args_.num_tokens;
+    for (int begin = uniform_warp_index() * kWarpSize; begin < num_sums;
+         begin += kWarps * kWarpSize) {
+      const unsigned index = begin + lane_index(), num_tokens = args_.num_tokens;
+      const int column = index / num_tokens, token = index % num_tokens;
       float2 sum = {0, 0};
       if (kHasOptions && args_.residual != nullptr && index < num_sums)
         sum = columns_of(args_.residual, token * args_.residual_row_stride, column);
@@ -119,7 +124,8 @@ class Down {
   const LayerArgs& args_;
   const ExpertGroups& groups_;
   uint32_t* products_;
-  const ActivationScales& scales_;
+  ActivationScales& scales_;
+  const ColumnPairs& column_pairs_;
   float router_weight_ = 0;  // of this lane's pair
 };
 

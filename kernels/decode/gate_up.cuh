@@ -18,6 +18,7 @@ SM80MOE_DEVICE T* intermediate_at(const LayerArgs& args, int pair, int column) {
 // What becomes of both sums of a column: kPerTileColumn values of the intermediate.
 struct Swiglu {
   static constexpr int kPerTileColumn = 1;
+  static constexpr bool kUsesExpert = false;
   template <class T>
   SM80MOE_DEVICE static void store(const LayerArgs& args, int, int pair, int column, float gate,
                                    float up) {
@@ -30,7 +31,7 @@ template <class T>
 SM80MOE_DEVICE float2 with_options(const LayerArgs& args, int expert, int pair, int column,
                                    float first, float second) {
   if (args.weighs_input) {
-    const int token = pair / args.top_k, choice = pair - token * args.top_k;
+    const int token = token_of(args, pair), choice = pair - token * args.top_k;
     const float weight = args.topk_weights[token * args.topk_weights_row_stride + choice];
     first *= weight;
     second *= weight;
@@ -44,6 +45,7 @@ SM80MOE_DEVICE float2 with_options(const LayerArgs& args, int expert, int pair, 
 
 struct Gated {
   static constexpr int kPerTileColumn = 1;
+  static constexpr bool kUsesExpert = true;
   template <class T>
   SM80MOE_DEVICE static void store(const LayerArgs& args, int expert, int pair, int column,
                                    float gate, float up) {
@@ -58,6 +60,7 @@ struct Gated {
 
 struct Ungated {
   static constexpr int kPerTileColumn = 2;
+  static constexpr bool kUsesExpert = true;
   template <class T>
   SM80MOE_DEVICE static void store(const LayerArgs& args, int expert, int pair, int column,
                                    float even, float odd) {
@@ -75,55 +78,45 @@ template <class Rows_, class Epilogue>
 class GateUp {
  public:
   using Rows = Rows_;
+  static constexpr bool kStoresByExpert = Epilogue::kUsesExpert;
 
   SM80MOE_DEVICE GateUp(const LayerArgs& args, const ExpertGroups& groups, const Prefetch& prefetch,
-                        const ActivationScales& scales)
+                        ActivationScales& scales)
       : args_(args), groups_(groups), prefetch_(prefetch), scales_(scales) {}
 
   SM80MOE_DEVICE int num_columns() const {
     return args_.intermediate_size / Epilogue::kPerTileColumn;
   }
-  SM80MOE_DEVICE int columns_of_cta() const {
-    return ceil_div<unsigned>(groups_.size() * num_columns(), gridDim.x);
-  }
-  SM80MOE_DEVICE int first_tile() const { return blockIdx.x + gridDim.x * warp_index(); }
+  SM80MOE_DEVICE int first_tile() const { return blockIdx.x + gridDim.x * uniform_warp_index(); }
   SM80MOE_DEVICE int tile_stride() const { return gridDim.x * kWarps; }
   SM80MOE_DEVICE int activation_depth() const { return num_chunks(args_.hidden_size); }
-  SM80MOE_DEVICE int depth() const { return ceil_div(activation_depth(), Rows::kActivationChunks); }
-  SM80MOE_DEVICE const uint4* weights(int expert, int column) const {
-    return chunks_at(args_.w13,
-                     expert * args_.w13_expert_stride + column * args_.w13_column_stride);
+  SM80MOE_DEVICE int depth() const { return Rows::depth(activation_depth()); }
+  SM80MOE_DEVICE const uint4* weights() const { return static_cast<const uint4*>(args_.w13); }
+  SM80MOE_DEVICE int row(int expert, int column) const {
+    return expert * num_chunks(args_.w13_expert_stride) +
+           column * num_chunks(args_.w13_column_stride);
   }
-  SM80MOE_DEVICE int64_t second_row() const { return args_.w13_second_row; }
+  SM80MOE_DEVICE int second_row() const { return num_chunks(args_.w13_second_row); }
   SM80MOE_DEVICE const PackedArgs& packed() const { return args_.w13_packed; }
   SM80MOE_DEVICE int packed_row(int expert, int column) const {
     const PackedArgs& packed = args_.w13_packed;
     return expert * (2 * num_columns()) + packed.first_row + column * packed.row_step;
   }
   SM80MOE_DEVICE const uint4* activations(int pair) const {
-    return chunks_at(args_.hidden_states, groups_.token_of(pair) * args_.hidden_states_row_stride);
+    return chunks_at(args_.hidden_states, token_of(args_, pair) * args_.hidden_states_row_stride);
   }
-  // For a lane to ask alone.
-  SM80MOE_DEVICE float activation_scale(int pair) const {
-    return scales_.of_row(static_cast<unsigned>(pair) / static_cast<unsigned>(args_.top_k));
-  }
+  SM80MOE_DEVICE float activation_scale(int pair) const { return scales_.of_pair(pair); }
+  SM80MOE_DEVICE Int8Quantizer quantizer(int pair) const { return scales_.quantizer(pair); }
   SM80MOE_DEVICE void after_first_loads() const {
     if constexpr (Rows::kScalesActivations) {
-      __syncthreads();
-      for (int token = 0; token < args_.num_tokens; ++token) {
-        const int64_t row = token * args_.hidden_states_row_stride;
-        scales_.add_row(token, chunks_at(args_.hidden_states, row), activation_depth(),
-                        typename Rows::Element{});
-      }
-      __syncthreads();
+      const auto chunks_of = [&](int token) {
+        return chunks_at(args_.hidden_states, token * args_.hidden_states_row_stride);
+      };
+      scales_.find(args_.num_tokens, activation_depth(), token_of(args_, lane_index()),
+                   typename Rows::Element{}, chunks_of);
     }
   }
   SM80MOE_DEVICE void store(int expert, int pair, int column, float first, float second) const {
-    if constexpr (Rows::kScalesActivations) {
-      const float scale = activation_scale(pair);
-      first *= scale;
-      second *= scale;
-    }
     Epilogue::template store<typename Rows::Element>(args_, expert, pair, column, first, second);
   }
   SM80MOE_DEVICE void after_last_load() const { prefetch_w2(args_, groups_, prefetch_); }
@@ -132,7 +125,7 @@ class GateUp {
   const LayerArgs& args_;
   const ExpertGroups& groups_;
   const Prefetch& prefetch_;
-  const ActivationScales& scales_;
+  ActivationScales& scales_;
 };
 
 }  // namespace sm80moe::decode

@@ -11,54 +11,51 @@ namespace sm80moe::decode {
 
 template <class T>
 struct Int8Rows : PackedRows<T, Int8Numbers<T>> {
+  using Weights = PackedRows<T, Int8Numbers<T>>;
   using Sum = int32_t;
   static constexpr bool kScalesActivations = true;
   static constexpr int kActivationChunks = 2;
 
-  using Step = typename PackedRows<T, Int8Numbers<T>>::Step;
-
   class Products {
    public:
     template <class Work>
-    SM80MOE_DEVICE void begin_tile(const Work& work, int pair) {
-      activations_ = work.activations(max_of(pair, 0));
-      activation_chunks_ = pair >= 0 ? work.activation_depth() : 0;
-      quantizer_ = int8_quantizer(work.activation_scale(max_of(pair, 0)), 0);
+    SM80MOE_DEVICE void begin_tile(const Work& work, int pair, unsigned chunk) {
+      activations_.begin(work, pair, chunk);
+      quantizer_ = work.quantizer(max_of(pair, 0));
     }
-    SM80MOE_DEVICE void load(int chunk) {
-#pragma unroll
-      for (int i = 0; i < kActivationChunks; ++i) {
-        const int at = chunk * kActivationChunks + i;
-        x_[i] = at < activation_chunks_ ? activations_[at] : uint4{};
-      }
+    SM80MOE_DEVICE void load(unsigned chunk, unsigned stride, bool may_end) {
+      activations_.load(chunk, stride, may_end);
     }
     template <class Work>
-    SM80MOE_DEVICE void add(const Work&, const Step& step, int, int32_t (&sums)[4]) const {
-      const int lane = lane_index();
-      const uint4 first = step.first[lane], second = step.second[lane];
-      const uint2 low = stored(x_[0]), high = stored(x_[1]);
+    SM80MOE_DEVICE void add(const Work&, const OwnPlaces& step, unsigned,
+                            int32_t (&sums)[4]) const {
+      const uint4 first = ptx::ld_shared_v4_b32(step.chunk);
+      const uint4 second = ptx::ld_shared_v4_b32(step.chunk + kChunkArray);
+      const uint2 low = stored(activations_[0]), high = stored(activations_[1]);
       ptx::mma_m16n8k32(sums, {first.x, second.x, first.y, second.y}, low.x, low.y);
       ptx::mma_m16n8k32(sums, {first.z, second.z, first.w, second.w}, high.x, high.y);
     }
-    SM80MOE_DEVICE void finish(const Step& step, const int32_t (&sums)[4],
-                               float (&values)[4]) const {
-      const int lane = lane_index() & ~3;
-      const float scales[] = {step.first_scale[lane], step.second_scale[lane]};
-#pragma unroll
-      for (int i = 0; i < 4; ++i) values[i] = __int2float_rn(sums[i]) * scales[i / 2];
+    SM80MOE_DEVICE void keep_scales(const OwnPlaces& step) {
+      row_scales_ = Weights::scales(step, 0);
+    }
+    SM80MOE_DEVICE float2 values(int32_t first, int32_t second) const {
+      return {__int2float_rn(first) * row_scales_.x, __int2float_rn(second) * row_scales_.y};
     }
 
    private:
-    SM80MOE_DEVICE uint2 stored(const uint4& chunk) const {
+    // nvcc would take the words apart where they are loaded, and wait for them there.
+    SM80MOE_DEVICE uint2 stored(const uint4& loaded) const {
+      const uint4 chunk = {ptx::worked_out(loaded.x), ptx::worked_out(loaded.y),
+                           ptx::worked_out(loaded.z), ptx::worked_out(loaded.w)};
       const float2 a = unpack_pair(chunk.x, T{}), b = unpack_pair(chunk.y, T{});
       const float2 c = unpack_pair(chunk.z, T{}), d = unpack_pair(chunk.w, T{});
-      return {quantizer_.store(a.x, a.y, b.x, b.y), quantizer_.store(c.x, c.y, d.x, d.y)};
+      return {quantizer_.store_unclamped(a.x, a.y, b.x, b.y),
+              quantizer_.store_unclamped(c.x, c.y, d.x, d.y)};
     }
 
-    const uint4* activations_;
-    int activation_chunks_;
+    Activations<kActivationChunks> activations_;
+    float2 row_scales_;
     Int8Quantizer quantizer_;
-    uint4 x_[kActivationChunks];
   };
 };
 

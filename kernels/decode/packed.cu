@@ -24,6 +24,15 @@ WeightFormat format_of(const LayerArgs& args) {
   return first == WeightFormat::kInt8 ? second : first;
 }
 
+// Zero points are the exception: without them there is nothing to copy beside the scales.
+template <class T, class Numbers>
+cudaError_t run_layer_with_codes(const LayerArgs& args, int device, const DeviceInfo& info,
+                                 cudaStream_t stream) {
+  if (args.w13_packed.codes == nullptr && args.w2_packed.codes == nullptr)
+    return run_layer_of<PackedRows<T, WithoutCodes<Numbers>>>(args, device, info, stream);
+  return run_layer_of<PackedRows<T, Numbers>>(args, device, info, stream);
+}
+
 template <class T>
 cudaError_t run_layer_as(const LayerArgs& args, int device, const DeviceInfo& info,
                          cudaStream_t stream) {
@@ -31,7 +40,7 @@ cudaError_t run_layer_as(const LayerArgs& args, int device, const DeviceInfo& in
     case WeightFormat::kInt8:
       return run_layer_of<PackedRows<T, Int8Numbers<T>>>(args, device, info, stream);
     case WeightFormat::kInt4:
-      return run_layer_of<PackedRows<T, Int4Numbers<T>>>(args, device, info, stream);
+      return run_layer_with_codes<T, Int4Numbers<T>>(args, device, info, stream);
     case WeightFormat::kFp8:
       return run_layer_of<PackedRows<T, Fp8Numbers<T>>>(args, device, info, stream);
     case WeightFormat::kMxfp4:
@@ -39,7 +48,7 @@ cudaError_t run_layer_as(const LayerArgs& args, int device, const DeviceInfo& in
     case WeightFormat::kInt8Rows:
       return run_layer_of<Int8Rows<T>>(args, device, info, stream);
     default:
-      return run_layer_of<PackedRows<T, Int8GroupNumbers<T>>>(args, device, info, stream);
+      return run_layer_with_codes<T, Int8GroupNumbers<T>>(args, device, info, stream);
   }
 }
 

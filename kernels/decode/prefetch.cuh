@@ -11,19 +11,23 @@ inline constexpr int kPrefetchBytes = 6 << 20;
 inline constexpr int kMaxPrefetchShareOfL2 = 8;  // an eighth: the rest holds what is streamed
 
 // The first bytes of the first rows of W2, in the order in which the second kernel comes to them.
+// Whole rows that lie side by side are one block.
 struct Prefetch {
-  int num_rows;
-  int bytes_per_row;
+  int num_blocks, blocks_of_expert;
+  int bytes_of_block;
+  int64_t block_stride;
 };
 
 template <class Rows>
 Prefetch prefetch_for(const LayerArgs& args, const DeviceInfo& info) {
-  constexpr int64_t kFirstSteps = kStages * kWarpSize * sizeof(uint4);
-  const int64_t row_bytes =
-      int64_t{args.intermediate_size} * sizeof(uint16_t) / Rows::kActivationChunks;
-  const int bytes_per_row = static_cast<int>(min_of(row_bytes, kFirstSteps));
-  const int bytes = min_of(kPrefetchBytes, info.l2_bytes / kMaxPrefetchShareOfL2);
-  return {bytes / bytes_per_row, bytes_per_row};
+  constexpr int kFirstSteps = kStages * kWarpSize * sizeof(uint4);
+  constexpr int kMaxRows = 8;  // of which H is a multiple
+  const int row_bytes = Rows::depth(num_chunks(args.intermediate_size)) * sizeof(uint4);
+  int bytes = min_of(row_bytes, kFirstSteps), rows = 1;
+  const bool side_by_side = args.w2_row_stride * int64_t{sizeof(uint16_t)} == bytes;
+  for (; side_by_side && rows < kMaxRows && bytes <= kFirstSteps; rows *= 2) bytes *= 2;
+  return {min_of(kPrefetchBytes, info.l2_bytes / kMaxPrefetchShareOfL2) / bytes,
+          args.hidden_size / rows, bytes, rows * args.w2_row_stride};
 }
 
 // Called by each warp once all its other loads are under way.
@@ -31,16 +35,18 @@ SM80MOE_DEVICE void prefetch_w2(const LayerArgs& args, const ExpertGroups& group
                                 const Prefetch& prefetch) {
   constexpr int kSectorBytes = 32;  // what one prefetch is sure to bring
   const int stride = gridDim.x * kWarps;
-  int row = blockIdx.x + gridDim.x * warp_index();
-  Walk walk(groups.size(), args.hidden_size, row, stride);
-  for (; row < prefetch.num_rows && !walk.ended(); row += stride, walk.advance()) {
-    const int expert = groups[walk.group()].expert;
-    const auto* begin = reinterpret_cast<const char*>(
-        chunks_at(args.w2, expert * args.w2_expert_stride + walk.tile() * args.w2_row_stride));
+  const Tiles blocks(groups, prefetch.blocks_of_expert);
+  const int num_blocks = min_of(prefetch.num_blocks, blocks.size());
 #pragma unroll 1
-    for (int at = lane_index() * kSectorBytes; at < prefetch.bytes_per_row;
-         at += kWarpSize * kSectorBytes)
-      ptx::prefetch_global_l2(begin + at);
+  for (int at = blockIdx.x + gridDim.x * uniform_warp_index(); at < num_blocks; at += stride) {
+    const Tiles::Place place = blocks[at];
+    const unsigned expert = groups.expert_of(place.leader), block = place.tile;
+    const auto* begin = reinterpret_cast<const char*>(
+        chunks_at(args.w2, expert * args.w2_expert_stride + block * prefetch.block_stride));
+#pragma unroll 1
+    for (int byte = lane_index() * kSectorBytes; byte < prefetch.bytes_of_block;
+         byte += kWarpSize * kSectorBytes)
+      ptx::prefetch_global_l2(begin + byte);
   }
 }
 

@@ -357,6 +357,13 @@ decode::LayerArgs decode_args(const Chunk& chunk, const Workspace& work) {
   return args;
 }
 
+// From a tensor's first byte to its last.
+int64_t span_bytes(const Tensor& tensor) {
+  int64_t elements = 1;
+  for (int64_t i = 0; i < tensor.dim(); ++i) elements += (tensor.size(i) - 1) * tensor.stride(i);
+  return elements * static_cast<int64_t>(tensor.element_size());
+}
+
 // Whether the kernels for few rows run the call. Its size decides, not that of its chunks: a limit
 // on the workspace changes no kernel.
 bool is_decode(const DeviceScope& device, const Layer& layer) {
@@ -364,7 +371,9 @@ bool is_decode(const DeviceScope& device, const Layer& layer) {
       layer.tactic_w13 == kSelect && layer.tactic_w2 == kSelect && !layer.options.batch_invariant;
   // Ranges that are known beforehand may have zero points, which those kernels do not.
   const bool has_ranges = layer.packed && layer.packed->w13.input;
-  return is_free && !has_ranges &&
+  const bool can_address = span_bytes(layer.w13) <= decode::kMaxWeightBytes &&
+                           span_bytes(layer.w2) <= decode::kMaxWeightBytes;
+  return is_free && !has_ranges && can_address &&
          layer.shape().num_rows() <=
              decode::max_pairs(device.info(), layer.num_experts(), layer.hidden_size(),
                                layer.intermediate_size(), layer.weight_format());

@@ -110,6 +110,7 @@ PACKED_ROWS = "decode/packed_rows.cuh"
 GROUPS = "decode/expert_groups.cuh"
 GATE_UP = "decode/gate_up.cuh"
 DOWN = "decode/down_combine.cuh"
+ACTIVATION_SCALES = "decode/activation_scales.cuh"
 GENERAL = "gemm/general_epilogue.cuh"
 COMBINE = "routing/combine.cu"
 
@@ -647,8 +648,8 @@ BROKEN_KERNELS = [
         {"wrong-result"},
         Edit(
             GATE_UP,
-            "return args_.w13_second_row;",
-            "return args_.w13_second_row - args_.w13_column_stride;",
+            "num_chunks(args_.w13_second_row)",
+            "num_chunks(args_.w13_second_row - args_.w13_column_stride)",
         ),
     ),
     broken_decode(
@@ -660,7 +661,7 @@ BROKEN_KERNELS = [
     broken_decode(
         "rings_of_warps_overlap",
         {"race", "in-flight"},
-        Edit(STREAM, "warp_index() * kStages", "warp_index() * (kStages - 1)"),
+        Edit(STREAM, "* (kStages * kStepBytes)", "* ((kStages - 1) * kStepBytes)"),
         hidden=8 * 256,
         sms=1,
     ),
@@ -669,15 +670,15 @@ BROKEN_KERNELS = [
         {"race", "wrong-result"},
         Edit(
             STREAM,
-            "work_.store(group.expert, pair, column",
-            "work_.store(group.expert, group.pair(0), column",
+            "work_.store(expert, pair, column",
+            "work_.store(expert, groups_.pair(pairs_, 0), column",
         ),
         ids="last",
     ),
     broken_decode(
         "odd_slices_read_from_the_even_sum",
         {"wrong-result"},
-        Edit(STREAM, "if (lane_index() / 4 % 2 == 1) even = odd;", ""),
+        Edit(STREAM, "if (lane_index() / 4 % 2 == 1) {", "if (false) {"),
     ),
     broken_decode(
         "pairs_beyond_a_group_forgotten",
@@ -743,8 +744,8 @@ BROKEN_KERNELS = [
         {"out-of-bounds"},
         Edit(
             "decode/prefetch.cuh",
-            "groups.size(), args.hidden_size,",
-            "groups.size(), 2 * args.hidden_size,",
+            "groups, prefetch.blocks_of_expert",
+            "groups, 2 * prefetch.blocks_of_expert",
         ),
         ids="last",
     ),
@@ -774,27 +775,24 @@ BROKEN_KERNELS = [
     ),
     broken_packed_decode(
         "activations_past_the_row_read",
-        Edit(PACKED_ROWS, "begin + i < activation_chunks_", "begin + i <= activation_chunks_"),
+        Edit(PACKED_ROWS, "chunk * kChunks + i < num_chunks_", "chunk * kChunks + i <= num_chunks_"),
         format="int8",
     ),
     broken_packed_decode(
         "activations_stored_with_the_scale_of_the_first_token",
-        Edit(GATE_UP, "/ static_cast<unsigned>(args_.top_k)", "/ 1000u"),
+        Edit(GATE_UP, "token_of(args_, lane_index()),", "0,"),
         format="w8a8",
         tokens=5,
     ),
     broken_packed_decode(
         "scales_used_before_all_rows_are_seen",
-        Edit(
-            DOWN, "typename Rows::Element{});\n      __syncthreads();", "typename Rows::Element{});"
-        ),
+        Edit(ACTIVATION_SCALES, "    __syncthreads();\n", ""),
         {"race", "uninitialised", "wrong-result"},
         format="w8a8",
     ),
     broken_packed_decode(
-        "largest_added_before_it_is_cleared",
-        Edit(DOWN, "      __syncthreads();\n      for (int pair", "      for (int pair"),
-        {"race", "uninitialised", "wrong-result"},
+        "scale_of_a_warp_s_part_of_the_row",
+        Edit(ACTIVATION_SCALES, "i < parts", "i < 1"),
         format="w8a8",
     ),
     BrokenKernel(

@@ -64,3 +64,4 @@ inline float __fadd_rn(float x, float y) { return x + y; }
 inline float __frcp_rn(float x) { return 1 / x; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(x); }

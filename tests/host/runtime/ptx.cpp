@@ -125,16 +125,21 @@ void run_prefetch(const Call& call) {
   check_bounds(reinterpret_cast<const void*>(call.value(0)), 1, call.site);
 }
 
-// ld.shared{.v2}.{b32,f32} d or {d, d}, [address]
+// ld.{shared,global}{.v2,.v4}.{b32,f32} d or {d, d}, [address]
 void run_load(const Call& call) {
-  const auto address = static_cast<uint32_t>(call.value(1));
+  const bool is_shared = call.instruction.has("shared");
+  const uint64_t address = call.value(1);
   const int words = static_cast<int>(call.terms(0).size());
   check_alignment(address, 4 * words, call.site);
-  check_access(shared_pointer(address), 4 * words, Access::kRead, call.site);
-  bank_conflicts().add(SharedOp::kLoad, address, 4 * words, call.site);
+  const auto* source =
+      static_cast<const char*>(is_shared ? shared_pointer(static_cast<uint32_t>(address))
+                                         : reinterpret_cast<const void*>(address));
+  check_access(source, 4 * words, Access::kRead, call.site);
+  if (is_shared)
+    bank_conflicts().add(SharedOp::kLoad, static_cast<uint32_t>(address), 4 * words, call.site);
   for (int i = 0; i < words; ++i) {
     uint32_t word;
-    memcpy(&word, static_cast<const char*>(shared_pointer(address)) + 4 * i, sizeof(word));
+    memcpy(&word, source + 4 * i, sizeof(word));
     set(call.element(0, i), word);
   }
 }
@@ -262,6 +267,7 @@ const struct {
     {"lop3.b32", run_lop3},
     {"rcp.approx.ftz.f32", run_reciprocal},
     {"ld.shared.", run_load},
+    {"ld.global.", run_load},
     {"cp.async.cg.shared.global", run_copy},
     {"cp.async.ca.shared.global", run_copy},
     {"prefetch.global.L2", run_prefetch},
