@@ -40,6 +40,16 @@ SM80MOE_DEVICE uint32_t fma_pair(uint32_t a, uint32_t b, uint32_t c, __half) {
   return reinterpret_cast<const uint32_t&>(sum);
 }
 
+// A pair's low half, or its high half, twice: the fma that it goes to reads it so.
+SM80MOE_DEVICE uint32_t both_low(uint32_t pair) {
+  const __half2 low = __low2half2(reinterpret_cast<const __half2&>(pair));
+  return reinterpret_cast<const uint32_t&>(low);
+}
+SM80MOE_DEVICE uint32_t both_high(uint32_t pair) {
+  const __half2 high = __high2half2(reinterpret_cast<const __half2&>(pair));
+  return reinterpret_cast<const uint32_t&>(high);
+}
+
 // Rounded to nearest even.
 SM80MOE_DEVICE __nv_bfloat16 from_float(float x, __nv_bfloat16) { return __float2bfloat16_rn(x); }
 SM80MOE_DEVICE __half from_float(float x, __half) { return __float2half_rn(x); }

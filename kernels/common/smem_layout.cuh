@@ -13,7 +13,6 @@ inline constexpr int kChunkBytes = 16;  // what one cp.async moves and one ldmat
 // keep their chunk; the next line XORs its chunk index, so the 8 chunks land on 8 bank groups.
 template <class T, int kRows_, int kCols_>
 struct SwizzledTile {
-  using Element = T;
   static constexpr int kRows = kRows_, kCols = kCols_;
   static constexpr int kRowBytes = kCols * static_cast<int>(sizeof(T));
   static constexpr int kChunksPerRow = kRowBytes / kChunkBytes;
@@ -21,8 +20,7 @@ struct SwizzledTile {
   static constexpr int kBytes = kRows * kRowBytes;
 
   static constexpr int kRowsPerLine = max_of(1, 128 / kRowBytes);
-  static constexpr int kSwizzledChunks = min_of(8, kChunksPerRow);  // chunks that change places
-  static constexpr int kXorMask = kSwizzledChunks - 1;
+  static constexpr int kXorMask = min_of(8, kChunksPerRow) - 1;
 
   SM80MOE_HOST_DEVICE static constexpr int byte_offset(int row, int chunk) {
     return row * kRowBytes + (chunk ^ ((row / kRowsPerLine) & kXorMask)) * kChunkBytes;

@@ -18,6 +18,9 @@ SM80MOE_HOST_DEVICE constexpr int contiguous_column(int block, int row_in_block)
   return row_in_block / 2 * (2 * kBlocks) + block * 2 + row_in_block % 2;
 }
 
+// Both orders also have with_neighbours(), its own inverse: an order of the tile's rows in which
+// any 32 of them, taken from a multiple of 32, are whole sets of eight neighbouring columns.
+
 template <int kWarpN>
 struct PlainColumns {
   static constexpr int kBlocks = min_of(4, kWarpN / 8);  // output blocks a thread stores together
@@ -29,6 +32,7 @@ struct PlainColumns {
            contiguous_column<kBlocks>(tile_row / 8 % kBlocks, tile_row % 8);
   }
   SM80MOE_HOST_DEVICE static constexpr bool is_up(int) { return false; }
+  SM80MOE_HOST_DEVICE static constexpr int with_neighbours(int tile_row) { return tile_row; }
 };
 
 template <int kWarpN>
@@ -42,6 +46,11 @@ struct GateUpColumns {
            contiguous_column<kBlocks>(tile_row / 16 % kBlocks, tile_row % 8);
   }
   SM80MOE_HOST_DEVICE static constexpr bool is_up(int tile_row) { return tile_row / 8 % 2 == 1; }
+  // Changes places with is_up, bit 3, where a group is 64 rows: bit 5, the block's high one.
+  SM80MOE_HOST_DEVICE static constexpr int with_neighbours(int tile_row) {
+    if (kBlocks < 4) return tile_row;
+    return (tile_row & ~0x28) | (tile_row & 0x08) << 2 | (tile_row & 0x20) >> 2;
+  }
 };
 
 // A thread copies rows r, r + step, r + 2*step ...; because the order permutes bits, the column of

@@ -25,7 +25,7 @@ struct GroupedGemmSmem {
 // 0 leaves it to ptxas.
 template <class Config, class Weight>
 constexpr int min_ctas() {
-  return ceil_div(Weight::min_warps(Config::kCtaM), Config::kThreads / kWarpSize);
+  return ceil_div(Weight::min_warps(Config::kTactic), Config::kThreads / kWarpSize);
 }
 
 template <class Config, class T, class Weight, class Epilogue>

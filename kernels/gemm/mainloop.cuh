@@ -25,10 +25,8 @@ class Mainloop {
     // Where in a row this warp's share of the reduction starts.
     const int k_bytes = warp_k(warp) * Config::kWarpK * static_cast<int>(sizeof(T));
     constexpr int kRows = Config::kMmaM;  // of which ldmatrix deals out 32 / kRows chunks
-    a_lane_ = Lane<ATile, kAChunks>(
-        ATile::byte_offset(warp_row(warp) + lane % kRows, lane / kRows) + k_bytes);
-    w_lane_ = Lane<WTile, kWChunks>(
-        ATile::kBytes + Weight::template lane_offset<WTile>(warp_col(warp), lane) + k_bytes);
+    a_lane_ = ATile::byte_offset(warp_row(warp) + lane % kRows, lane / kRows) + k_bytes;
+    w_lane_ = ATile::kBytes + Weight::template lane_offset<WTile>(warp_col(warp), lane) + k_bytes;
     static_assert(Config::kWarpsK == 1 || Config::kWarpK * sizeof(T) % 128 == 0,
                   "a warp's share of a row must be whole swizzle lines");
 
@@ -36,13 +34,12 @@ class Mainloop {
     // they carry zeros, so fragments may be loaded ahead of the last tile's end.
 #pragma unroll 1
     for (int stage = 0; stage < Config::kStages - 1; ++stage) {
-      loader_.template issue<1>(0);
+      loader_.template issue<1, Groups::kMayBeFine>(0);
       commit_stage();
+      if (!kTurnsInLoop) loader_.turn();
     }
     wait_for_stage();
-    load_w<0, 1>(0, 0);
-    decode_w<0, 1>(0, 0, 0);
-    load_a_from<0>();
+    if (kTurnsInLoop) load_first_step(0);
   }
 
   // First row of the warp's first block, first column, share of the reduction.
@@ -56,10 +53,13 @@ class Mainloop {
   // multiplied.
   SM80MOE_DEVICE void run(int num_k_tiles, int rows, Accumulator& acc) {
     const int blocks = ceil_div(rows, Config::kRowsPerBlock);
-    if constexpr (Groups::kMayBeFine)
-      if (Groups::kIsFine || !groups_.stage_has_one())
-        return run_blocks<Config::kMmasM, true>(num_k_tiles, blocks, acc);
-    if constexpr (!Groups::kIsFine) run_blocks<Config::kMmasM, false>(num_k_tiles, blocks, acc);
+    if (kTurnsInLoop) return run_until_turn({0, num_k_tiles, num_k_tiles}, blocks, acc);
+    for (KTiles k{0, 0, num_k_tiles}; k.next < num_k_tiles; k.next = k.end) {
+      k.end = min_of(num_k_tiles, k.next + loader_.stages_before_turn());
+      load_first_step(k.next * Config::kCtaK);
+      run_until_turn(k, blocks, acc);
+      loader_.turn();
+    }
   }
 
  private:
@@ -67,42 +67,39 @@ class Mainloop {
   static constexpr int kLastStep = Config::kMmasK - 1;
   using Groups = GroupTile<Config, Weight>;
 
+  // Stages of a tile: from `next` to `end`, of `total`.
+  struct KTiles {
+    int next, end, total;
+  };
+
+  // What the loop over stages begins with. The loop before has loaded the same, but turning takes
+  // the registers.
+  SM80MOE_DEVICE void load_first_step(int depth) {
+    load_w<0, 1>(0, 0);
+    decode_w<0, 1>(0, 0, depth);
+    load_a_from<0>();
+  }
+
+  SM80MOE_DEVICE void run_until_turn(const KTiles& k, int blocks, Accumulator& acc) {
+    if constexpr (Groups::kMayBeFine)
+      if (Groups::kIsFine || !groups_.stage_has_one())
+        return run_blocks<Config::kMmasM, true>(k, blocks, acc);
+    if constexpr (!Groups::kIsFine) run_blocks<Config::kMmasM, false>(k, blocks, acc);
+  }
+
   // Fragments of the next step are loaded during a step. Those of the weights have two buffers, and
   // so have the activations' in small warp tiles. Large ones have mma enough to replace a block's
   // activations once its mma are issued, while the next block's are under way, by those of the
   // block that is kASlots further on; the tallest have fewer slots than blocks.
   static constexpr bool kInPlace = Config::kMmasM >= 4;
   static constexpr int kABuffers = kInPlace ? 1 : 2;
-  static constexpr bool kSavesRegisters = Weight::saves_registers(Config::kCtaM);
+  static constexpr bool kTurnsInLoop = Weight::turns_in_loop(Config::kTactic);
+  static constexpr bool kSavesRegisters = Weight::saves_registers(Config::kTactic);
   static constexpr int kASlots = !kInPlace || Config::kMmasM == 5 ? Config::kMmasM
                                  : kSavesRegisters                ? 2
                                                                   : 4;
 
-  // Chunks of a row that one load takes, and steps that those of activations last.
-  static constexpr int kAChunks = 32 / Config::kMmaM, kWChunks = Weight::kIsPacked ? 1 : 2;
-  static constexpr int kStepsPerA = kAChunks / 2;
-
-  // Where in a stage this lane's row of a tile lies, for every chunk at which fragments begin.
-  // Loops for 16 rows have registers for the offsets that swizzling makes of them, and few issue
-  // slots; taller ones work them out.
-  template <class Tile, int kChunks>
-  class Lane {
-   public:
-    Lane() = default;
-    SM80MOE_DEVICE explicit Lane(uint32_t offset) {
-#pragma unroll
-      for (int i = 0; i < kOffsets; ++i) offset_[i] = Tile::advance(offset, i * kChunks);
-    }
-    SM80MOE_DEVICE uint32_t address(uint32_t stage, int chunks) const {
-      if (kOffsets == 1) return Tile::advance(stage + offset_[0], chunks);
-      return stage + offset_[chunks / kChunks % kOffsets] +
-             chunks / Tile::kSwizzledChunks * (Tile::kSwizzledChunks * kChunkBytes);
-    }
-
-   private:
-    static constexpr int kOffsets = Config::kMmasM > 1 ? 1 : Tile::kSwizzledChunks / kChunks;
-    uint32_t offset_[kOffsets];
-  };
+  static constexpr int kStepsPerA = 16 / Config::kMmaM;  // that a load of activations lasts
 
   // Of so many blocks those whose activations are there before a step begins.
   static constexpr int ahead(int blocks) { return min_of(kASlots, blocks) - 1; }
@@ -123,22 +120,22 @@ class Mainloop {
   // With kIsFine a stage may hold several groups: a loop of its own, so that the others' code stays
   // short. Where registers are few, it is one for all numbers of blocks.
   template <int kBlocks, bool kIsFine>
-  SM80MOE_DEVICE void run_blocks(int num_k_tiles, int blocks, Accumulator& acc) {
-    constexpr bool kIsOnly = kIsFine && Weight::has_one_fine_loop(Config::kCtaM);
+  SM80MOE_DEVICE void run_blocks(const KTiles& k, int blocks, Accumulator& acc) {
+    constexpr bool kIsOnly = kIsFine && Weight::has_one_fine_loop(Config::kTactic);
     constexpr int kFewer = kIsOnly ? 0 : fewer_blocks(kBlocks);
     if constexpr (kFewer > 0)
-      if (blocks <= kFewer) return run_blocks<kFewer, kIsFine>(num_k_tiles, blocks, acc);
+      if (blocks <= kFewer) return run_blocks<kFewer, kIsFine>(k, blocks, acc);
     Accumulator group = {};  // where groups are added up by themselves
     Accumulator& sums = Groups::kHasGroupSums ? group : acc;
 #pragma unroll 1
-    for (int k_tile = 0; k_tile < num_k_tiles; ++k_tile) {
+    for (int k_tile = k.next; k_tile < k.end; ++k_tile) {
       const int depth = k_tile * Config::kCtaK;
 #pragma unroll
       for (int step = 0; step < kLastStep; ++step) {
         inner_step<kBlocks, kIsFine>(sums, step, depth);
         if (ends_group(step, kIsFine)) groups_.template add_group<kBlocks>(acc, sums);
       }
-      last_step<kBlocks>(sums, k_tile + 1 < num_k_tiles ? depth + Config::kCtaK : 0);
+      last_step<kBlocks>(sums, k_tile + 1 < k.total ? depth + Config::kCtaK : 0);
       groups_.template add_group<kBlocks>(acc, sums);
     }
   }
@@ -162,7 +159,7 @@ class Mainloop {
         load_a<kBlocks>(block, step + 1);
       else
         load_a<kBlocks>((block + kAhead) % kBlocks, step + (block + kAhead) / kBlocks);
-      issue_copies<kBlocks>(step, block);
+      issue_copies<kBlocks, kIsFine>(step, block);
       multiply<kBlocks>(acc, block, step);
       decode_w<0, kBlocks, kIsFine>(block, step + 1, depth);
     }
@@ -178,18 +175,19 @@ class Mainloop {
 
   // Copies go out in groups of neighbours, since each change between copies and fragment loads
   // costs issue slots, but small ones, since each copy needs an address. Where packed weights meet
-  // 16 rows issue slots are what is short, and registers are not: all of them go out at once.
-  template <int kBlocks>
+  // 16 rows issue slots are what is short, and registers are not, unless stages are deep: all of
+  // them go out at once.
+  template <int kBlocks, bool kIsFine>
   SM80MOE_DEVICE void issue_copies(int step, int block) {
-    if constexpr (Weight::kIsPacked && Config::kMmasM == 1) {
-      if (step == 0 && block == kBlocks - 1) loader_.template issue<1>(0);
+    if constexpr (Weight::kIsPacked && Config::kMmasM == 1 && Config::kCtaK <= 128) {
+      if (step == 0 && block == kBlocks - 1) loader_.template issue<1, kIsFine>(0);
       return;
     }
     constexpr int kGroups = ceil_div(Loader::kCopies, kLastStep * 5);  // a step
 #pragma unroll
     for (int group = 0; group < kGroups; ++group)
       if (block == ceil_div((group + 1) * kBlocks, kGroups) - 1)
-        loader_.template issue<kLastStep * kGroups>(step * kGroups + group);
+        loader_.template issue<kLastStep * kGroups, kIsFine>(step * kGroups + group);
   }
 
   // The last step turns to the next stage, at `next_depth`, when nothing of this one is left to
@@ -223,6 +221,7 @@ class Mainloop {
 
   SM80MOE_DEVICE void commit_stage() {
     loader_.advance();
+    if (kTurnsInLoop) loader_.turn();
     ptx::cp_async_commit();
   }
 
@@ -243,13 +242,13 @@ class Mainloop {
       if (share > 0 || step % Weight::kParts != 0) return;
 #pragma unroll
       for (int four = 0; four < kPairs / 2; ++four) {
-        const uint32_t w = w_lane_.address(stage_, step / Weight::kParts);
+        const uint32_t w = WTile::advance(stage_ + w_lane_, step / Weight::kParts);
         Weight::load_raw(w_raw_[four], w + four * 32 * WTile::kRowBytes);
       }
     } else {
 #pragma unroll
       for (int pair = share * kPairs / kShares; pair < (share + 1) * kPairs / kShares; ++pair) {
-        const uint32_t w = w_lane_.address(stage_, 2 * step);
+        const uint32_t w = WTile::advance(stage_ + w_lane_, 2 * step);
         Weight::load_fragments(w_frag_[step % 2][pair], w + pair * 16 * WTile::kRowBytes);
       }
     }
@@ -277,7 +276,7 @@ class Mainloop {
   template <int kBlocks>
   SM80MOE_DEVICE void load_a(int block, int step) {
     if (step % kStepsPerA != 0) return;
-    const uint32_t a = a_lane_.address(stage_, 2 * step);
+    const uint32_t a = ATile::advance(stage_ + a_lane_, 2 * step);
     ptx::ldmatrix_x4(a_frag_[a_buffer(step)][slot<kBlocks>(block, step)],
                      a + block * Config::kRowsPerBlock * ATile::kRowBytes);
   }
@@ -309,12 +308,11 @@ class Mainloop {
 
   Loader& loader_;
   const uint32_t ring_;
-  uint32_t stage_;                // being multiplied
-  Lane<ATile, kAChunks> a_lane_;  // where in it this lane's fragments are
-  Lane<WTile, kWChunks> w_lane_;
+  uint32_t stage_;            // being multiplied
+  uint32_t a_lane_, w_lane_;  // where in it this lane's first fragments are
   uint32_t a_frag_[kABuffers][kASlots][4];
   uint32_t w_frag_[2][kPairs][4];
-  GroupReader<Config, Weight> groups_;
+  GroupReader<Config, Weight, typename Loader::Columns> groups_;
   uint32_t w_raw_[Weight::kIsPacked ? kPairs / 2 : 1][4];
 };
 

@@ -14,10 +14,9 @@ constexpr double kFewWarps = 1.15;  // mma slowed down on an SM that holds fewer
 constexpr int kWarpsForLatency = 8;
 // Of packed weights. Making fragments takes what mma of so many rows would; stages of short pieces
 // of rows are read more slowly.
-constexpr double kPackedSlowdown = 1.5;
-constexpr double kRowsOfDecoding = 30;
-constexpr double kShortPieces = 2.4;
-constexpr double kShortPieceBytes = 64;
+constexpr double kPackedMma = 0.94;
+constexpr double kPackedFragments = 15;  // per column of a warp
+constexpr double kRowsOfDecoding = 40;
 constexpr double kTileUs = 0.1;     // finding a tile, its epilogue
 constexpr double kLastTiles = 0.2;  // of a tile's time, while other SMs have nothing left
 constexpr double kUnevenSms = 0.2;  // reading slowed down by SMs that have a tile more than others
@@ -47,11 +46,14 @@ struct Work {
 // How much slower than the limit mma are, without what making fragments of packed weights takes.
 double mma_slowdown(const GemmShape& shape, const Tactic& t, double warp_rows, int warps_per_sm) {
   const double few_warps = warps_per_sm < kWarpsForLatency ? kFewWarps : 1.0;
-  if (is_packed(shape)) return kPackedSlowdown * few_warps;
   const double warp_columns = static_cast<double>(t.cta_n) / t.warps_n;
+  if (is_packed(shape)) return kPackedMma + kPackedFragments / warp_columns;
   const double exposed = std::max(0.0, 1 / warp_rows + 1 / warp_columns - kFreeFragments);
   return (1 + kFragmentCost * exposed) * (t.cta_k < 64 ? kShallowStage : 1.0) * few_warps;
 }
+
+// How much longer it takes to read rows so many bytes at a time.
+double short_pieces(int bytes) { return bytes < 64 ? 2.8 : bytes < 128 ? 1.1 : 1.0; }
 
 // The blocks of 16 rows a warp that a tile multiplies, given those that hold rows.
 double multiplied_blocks(const GemmShape& shape, const Tactic& t, double blocks) {
@@ -82,12 +84,10 @@ Work expert_work(const GemmShape& shape, const Tactic& t, double rows, int warps
   return {tiles_m * tiles_n, (mma_us + tiles_m * kTileUs) * tiles_n};
 }
 
-// By shared memory and, as far as it matters here, by registers: those of packed weights' tall
-// tiles are enough for eight.
-int warps_per_sm(const GemmShape& shape, const Tactic& t, int smem, const DeviceInfo& info) {
+// As many as shared memory has room for.
+int warps_per_sm(const Tactic& t, int smem, const DeviceInfo& info) {
   const int warps = t.warps_m * t.warps_n * t.warps_k;
-  const int by_smem = info.smem_per_sm / (smem + info.smem_reserved_per_cta) * warps;
-  return is_packed(shape) && t.cta_m / t.warps_m > 64 ? std::min(by_smem, 8) : by_smem;
+  return info.smem_per_sm / (smem + info.smem_reserved_per_cta) * warps;
 }
 
 }  // namespace
@@ -110,7 +110,7 @@ bool tactic_fits(const LaunchTable& table, int tactic, int num_experts, const De
 
 double estimate_us(const GemmShape& shape, int tactic, int smem, const DeviceInfo& info) {
   const Tactic& t = kTactics[tactic];
-  const int warps = warps_per_sm(shape, t, smem, info);
+  const int warps = warps_per_sm(t, smem, info);
   const Rows rows = expected_rows(shape);
 
   // Experts with fewer rows than the mean, the mean, and more.
@@ -127,9 +127,8 @@ double estimate_us(const GemmShape& shape, int tactic, int smem, const DeviceInf
       shape.weight_bits / 8.0 * rows.active_experts * shape.n * static_cast<double>(shape.k);
   const double tiles_per_sm = total.tiles / info.num_sms;
   const double uneven = std::ceil(tiles_per_sm) / tiles_per_sm - 1;
-  const bool short_pieces = t.cta_k * shape.weight_bits / 8.0 < kShortPieceBytes;
   const double dram_us = weight_bytes / info.dram_bytes_per_us * (1 + kUnevenSms * uneven) *
-                         (short_pieces ? kShortPieces : 1.0);
+                         short_pieces(t.cta_k * shape.weight_bits / 8);
   return std::cbrt(std::pow(compute_us, 3) + std::pow(dram_us, 3)) + kStartUs;
 }
 

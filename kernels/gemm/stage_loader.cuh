@@ -1,6 +1,7 @@
 #pragma once
 // The producer side of the cp.async ring: which bytes of global memory the next stage holds.
 
+#include <climits>
 #include <type_traits>
 
 #include "common/ptx.cuh"
@@ -47,7 +48,7 @@ class StageLoader {
  public:
   using ATile = SwizzledTile<T, Config::kCtaM, Config::kCtaK>;
   using WTile = SwizzledTile<uint8_t, Config::kCtaN, Config::kCtaK * Weight::kBits / 8>;
-  using Columns = typename Epilogue::template Columns<Config::kWarpN>;
+  using Columns = typename Epilogue::template Columns<Config::kWarpN>;  // of a warp's tile rows
 
   static constexpr int kCopies = TileCopy<ATile, Config::kThreads>::kPasses +
                                  TileCopy<WTile, Config::kThreads>::kPasses;  // a thread, a stage
@@ -62,7 +63,7 @@ class StageLoader {
         stage_(ring),
         a_thread_(ATile::byte_offset(ACopy::thread_row(), ACopy::thread_chunk())),
         w_thread_(ATile::kBytes + WTile::byte_offset(WCopy::thread_row(), WCopy::thread_chunk())) {
-    enter_tile();
+    turn();
   }
 
   // Of each tile. With packed weights a shift, since unsigned, that ptxas does not keep in
@@ -72,13 +73,12 @@ class StageLoader {
     return ceil_div<Number>(args.k, Config::kCtaK);
   }
 
-  // True while stages remain to be issued.
-  SM80MOE_DEVICE bool has_stage() const { return k_tiles_left_ > 0; }
-
   // Issues part `part` of kParts of the current stage's copies; zeros when no stage remains.
-  template <int kParts>
+  // Without kIsFine the caller knows that stages hold one group at most.
+  template <int kParts, bool kIsFine>
   SM80MOE_DEVICE void issue(int part) const {
-    if (part == 0) groups_.issue(args_.packed, stage_ + kGroupsOffset, depth(), args_.k);
+    if (part == 0)
+      groups_.template issue<kIsFine>(args_.packed, stage_ + kGroupsOffset, depth(), args_.k);
 #pragma unroll
     for (int copy = 0; copy < kCopies; ++copy) {
       if (copy * kParts / kCopies != part) continue;
@@ -92,15 +92,22 @@ class StageLoader {
   // Moves to the next stage and the next slot of the ring.
   SM80MOE_DEVICE void advance() {
     stage_ = next_stage(ring_, stage_);
-    if (!has_stage()) return;
-    if (--k_tiles_left_ == 0) {
-      enter_tile();
-    } else {
-      a_source_ += ATile::kRowBytes;
-      w_source_ += WTile::kRowBytes;
-      if (kAlternates) w_up_source_ += WTile::kRowBytes;
-      drop_chunks_past_k();
-    }
+    --k_tiles_left_;
+    a_source_ += ATile::kRowBytes;
+    w_source_ += WTile::kRowBytes;
+    if (kAlternates) w_up_source_ += WTile::kRowBytes;
+  }
+
+  // What comes once a tile is kept out of the loop over stages: after so many of them turn() is
+  // due, which prepares for a tile's last stage, or enters the next tile.
+  static constexpr int kNoTurn = INT_MAX / 2;
+  SM80MOE_DEVICE int stages_before_turn() const {
+    if (k_tiles_left_ > 1) return k_tiles_left_ - 1;
+    return k_tiles_left_ == 1 ? 1 : kNoTurn;
+  }
+  SM80MOE_DEVICE void turn() {
+    if (k_tiles_left_ == 0) enter_tile();
+    if (k_tiles_left_ == 1) drop_chunks_past_k();
   }
 
   SM80MOE_DEVICE static uint32_t next_stage(uint32_t ring, uint32_t stage) {
@@ -123,13 +130,12 @@ class StageLoader {
   SM80MOE_DEVICE void enter_tile() {
     ExpertTile tile;
     live_ = 0;
-    k_tiles_left_ = 0;
-    groups_.enter_row(args_.packed, groups_.kNoRow);
+    k_tiles_left_ = -1;
+    groups_.leave_rows();
     if (!tiles_.enter_next(tile)) return;
     k_tiles_left_ = num_k_tiles(args_);
     find_a_rows(tile);
     find_w_rows(tile);
-    drop_chunks_past_k();
   }
 
   SM80MOE_DEVICE void find_a_rows(const ExpertTile& tile) {
@@ -166,14 +172,17 @@ class StageLoader {
     find_group_row(tile.expert, columns, col0);
   }
 
-  // Scales and codes of this thread's row, one a thread.
+  // Scales and codes of this thread's rows.
   SM80MOE_DEVICE void find_group_row(int expert, const TileColumns& columns, int col0) {
     if constexpr (Weight::kIsPacked) {
-      const int tile_row = threadIdx.x % Config::kCtaN;
-      const bool is_up = Columns::is_up(tile_row);
-      const int column = col0 + Columns::output_column(tile_row);
-      if (column + is_up * columns.up < columns.total)
-        groups_.enter_row(args_.packed, packed_row(args_, columns, expert, column, is_up));
+#pragma unroll
+      for (int i = 0; i < groups_.kRows; ++i) {
+        const int tile_row = Columns::with_neighbours(groups_.place(i) % Config::kCtaN);
+        const bool is_up = Columns::is_up(tile_row);
+        const int column = col0 + Columns::output_column(tile_row);
+        if (column + is_up * columns.up < columns.total)
+          groups_.enter_row(args_.packed, i, packed_row(args_, columns, expert, column, is_up));
+      }
     }
   }
 
@@ -182,7 +191,6 @@ class StageLoader {
 
   // Only the last k tile can be short; of it the chunks past the end are zeros.
   SM80MOE_DEVICE void drop_chunks_past_k() {
-    if (k_tiles_left_ > 1) return;
     const int k_in_tile = args_.k - (num_k_tiles(args_) - 1) * Config::kCtaK;
     if (ACopy::thread_chunk() * ATile::kElemsPerChunk >= k_in_tile) live_ &= ~kACopies;
     if (WCopy::thread_chunk() * kWeightsPerChunk >= k_in_tile) live_ &= kACopies;
@@ -213,7 +221,7 @@ class StageLoader {
   TileQueue<Config>& tiles_;
   const uint32_t ring_;
 
-  int k_tiles_left_;  // of the tile, the current one included; 0 when there is no tile
+  int k_tiles_left_ = 0;  // of the tile, the current one included; negative when there is no tile
 
   // Where the stage goes, where in it this thread's first chunks go, and where they come from. A
   // bit of live_ says that a copy has a source: first those of the activations, then of the

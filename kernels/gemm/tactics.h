@@ -29,6 +29,8 @@ inline constexpr Tactic kTactics[] = {
     { 160, 256,  64,  1, 8, 1, 3},  // id 12
     {   8, 128, 128,  1, 4, 1, 3},  // id 13: 8 bits stream, experts have few rows
     {   8, 128, 256,  1, 4, 1, 2},  // id 14: the same, 4 bits
+    {  64, 256,  64,  1, 4, 1, 3},  // id 15: packed weights, dozens of rows an expert
+    {  96, 128,  64,  1, 4, 1, 3},  // id 16: the same, where 64 rows are just too few
 };
 // clang-format on
 inline constexpr int kNumTactics = sizeof(kTactics) / sizeof(kTactics[0]);

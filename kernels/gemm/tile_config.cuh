@@ -13,6 +13,7 @@ struct TileConfig {
   static constexpr int kCtaM = kCtaM_, kCtaN = kCtaN_, kCtaK = kCtaK_;
   static constexpr int kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kWarpsK = kWarpsK_;
   static constexpr int kStages = kStages_;
+  static constexpr Tactic kTactic = {kCtaM, kCtaN, kCtaK, kWarpsM, kWarpsN, kWarpsK, kStages};
 
   // Of 8 rows a tile makes the 8 columns of an mma, whose 16 rows are weights then.
   static constexpr bool kSwapsOperands = swaps_operands(kCtaM_, kWarpsM_);
@@ -24,8 +25,7 @@ struct TileConfig {
   // A warp's 16-row mma tiles are interleaved with those of the other warps: a block is one of
   // each, and a tile that wants few rows gives every warp some.
   static constexpr int kRowsPerBlock = kWarpsM * kMmaM;
-  static constexpr bool kHasGroupSums =
-      has_group_sums({kCtaM, kCtaN, kCtaK, kWarpsM, kWarpsN, kWarpsK, kStages});
+  static constexpr bool kHasGroupSums = has_group_sums(kTactic);
   static constexpr int kThreads = kWarpsM * kWarpsN * kWarpsK * kWarpSize;
 
   static_assert(kCtaM % (kWarpsM * kMmaM) == 0, "warps must tile cta_m in units of 16 rows, or 8");

@@ -19,14 +19,17 @@ struct DenseWeight {
   static constexpr WeightFormat kFormat = WeightFormat::kDense;
   static constexpr int kBits = weight_bits(kFormat);
   static constexpr bool kIsPacked = false;
-  static constexpr int min_warps(int) { return 0; }  // ptxas chooses
-  static constexpr bool saves_registers(int) { return false; }
-  static constexpr bool has_one_fine_loop(int) { return false; }
+  // Elsewhere the tallest tiles would spill.
+  static constexpr bool turns_in_loop(const Tactic&) { return true; }
+  static constexpr int min_warps(const Tactic&) { return 0; }  // ptxas chooses
+  static constexpr bool saves_registers(const Tactic&) { return false; }
+  static constexpr bool has_one_fine_loop(const Tactic&) { return false; }
   static constexpr bool kHasGroupScales = false, kHasCodes = false;
   static constexpr int kLeastGroup = INT_MAX, kMostGroup = INT_MAX;
   static constexpr uint32_t kNoCodeWord = 0;
   static constexpr bool has_tactic(const Tactic& t) {
-    return t.warps_n < 8 && (t.cta_k < 128 || t.warps_k > 1);
+    const bool is_tall = t.cta_m > 64 || t.cta_n > 128;
+    return (t.warps_m > 1 || !is_tall) && (t.cta_k < 128 || t.warps_k > 1);
   }
 
   // Byte offset in the tile that this lane passes to load_fragments for rows [row, row + 16) at the
@@ -52,11 +55,15 @@ constexpr bool has_packed_tactic(const Tactic& t, int bits) {
 template <class Numbers>
 struct PackedWeight : Numbers {
   static constexpr bool kIsPacked = true;
+  // So would tiles of few rows, which add up groups by themselves.
+  static constexpr bool turns_in_loop(const Tactic& t) { return t.cta_m <= 32; }
   // Warps of an SM that registers must be left for: those that have few rows stream. Where it is
   // not said how many, ptxas spills registers to have room for another CTA.
-  static constexpr int min_warps(int cta_m) { return cta_m <= 16 ? 16 : cta_m <= 64 ? 12 : 1; }
-  static constexpr bool saves_registers(int) { return false; }
-  static constexpr bool has_one_fine_loop(int) { return false; }
+  static constexpr int min_warps(const Tactic& t) {
+    return t.cta_m <= 16 ? 16 : t.cta_m <= 64 && t.cta_n == 128 ? 12 : 1;
+  }
+  static constexpr bool saves_registers(const Tactic&) { return false; }
+  static constexpr bool has_one_fine_loop(const Tactic&) { return false; }
 
   static constexpr bool has_tactic(const Tactic& t) { return has_packed_tactic(t, Numbers::kBits); }
 
@@ -76,7 +83,8 @@ struct PackedWeight : Numbers {
 template <class T>
 struct Int8PairWeight : DenseWeight<T> {
   static constexpr WeightFormat kFormat = WeightFormat::kInt8Rows;
-  static constexpr int min_warps(int) { return 1; }
+  static constexpr bool turns_in_loop(const Tactic&) { return false; }
+  static constexpr int min_warps(const Tactic&) { return 1; }
   // Taller tiles would spill; few rows have kernels of their own.
   static constexpr bool has_tactic(const Tactic& t) {
     return DenseWeight<T>::has_tactic(t) && t.warps_k == 1 && t.cta_m <= 128;
@@ -93,19 +101,21 @@ struct Int8Weight : PackedWeight<Int8Numbers<T>> {
 template <class T>
 struct Int8GroupWeight : PackedWeight<Int8GroupNumbers<T>> {
   // More would spill.
-  static constexpr int min_warps(int cta_m) { return cta_m <= 16 ? 16 : cta_m == 32 ? 12 : 1; }
-  static constexpr bool has_one_fine_loop(int cta_m) { return cta_m == 128; }
+  static constexpr int min_warps(const Tactic& t) {
+    return t.cta_m <= 16 ? 16 : t.cta_m == 32 ? 12 : 1;
+  }
+  static constexpr bool has_one_fine_loop(const Tactic& t) { return t.cta_m * t.cta_n >= 64 * 256; }
 };
 template <class T>
 struct Int4Weight : PackedWeight<Int4Numbers<T>> {
-  static constexpr bool saves_registers(int cta_m) { return cta_m == 64; }
-  static constexpr bool has_one_fine_loop(int cta_m) { return cta_m == 64; }
+  static constexpr bool saves_registers(const Tactic& t) { return t.cta_m == 64; }
+  static constexpr bool has_one_fine_loop(const Tactic& t) { return t.cta_m == 64; }
 };
 template <class T>
 struct Fp8Weight : PackedWeight<Fp8Numbers<T>> {};
 template <class T>
 struct Mxfp4Weight : PackedWeight<Mxfp4Numbers<T>> {
-  static constexpr bool saves_registers(int cta_m) { return cta_m == 64; }
+  static constexpr bool saves_registers(const Tactic& t) { return t.cta_m == 64; }
 };
 
 }  // namespace sm80moe::gemm

@@ -7,6 +7,7 @@
 // have no registers for it: their accumulators are kept in units of the current group's scale and
 // change units where a group begins, so that the last group's scale is left for the epilogue.
 
+#include "common/numeric.cuh"
 #include "common/packed_words.cuh"
 #include "common/ptx.cuh"
 #include "common/warp.cuh"
@@ -53,8 +54,9 @@ struct GroupTile {
   }
   static constexpr int part_of(int step) { return step * Config::kMmaK / kPartDepth; }
 
-  SM80MOE_DEVICE static int offset(int word, int tile_row) {
-    return (word * Config::kCtaN + tile_row) * 4;
+  // Words lie in an order of rows in which a warp copies those of neighbours: with_neighbours().
+  SM80MOE_DEVICE static int offset(int word, int place) {
+    return (word * Config::kCtaN + place) * 4;
   }
   // Then a part has scales of its first slice at most.
   SM80MOE_DEVICE static bool has_one_group(const PackedArgs& args) {
@@ -71,26 +73,32 @@ SM80MOE_DEVICE bool changes_units(const PackedArgs& args, int k, int end) {
   return k > 0 && k < end && begins_group(args, k);
 }
 
-// The producer's side: the words of one tile row, by the thread of its number.
+// The producer's side: the words of a tile row, by the thread of their place. Where the tile has
+// more rows than threads, each has several that are so far apart.
 template <class Config, class Weight>
 class GroupLoader {
  public:
   using Tile = GroupTile<Config, Weight>;
-  static_assert(Tile::kWords == 0 || Config::kCtaN <= Config::kThreads);
+  static constexpr int kRows = ceil_div(Config::kCtaN, Config::kThreads);  // of a thread
+  SM80MOE_DEVICE static int place(int i) { return threadIdx.x + i * Config::kThreads; }
 
-  // `row` is the weight row that lies in this thread's tile row, counted over all experts, or
-  // kNoRow.
+  // `row` is the weight row whose words go to place(i), counted over all experts, or kNoRow.
   static constexpr int kNoRow = -1;
-  SM80MOE_DEVICE void enter_row(const PackedArgs& args, int row) {
-    row_ = row;
-    if (Tile::kHasGroupSums) scale_ = args.scale + first_word(row, args.groups);
+  SM80MOE_DEVICE void enter_row(const PackedArgs& args, int i, int row) {
+    row_[i] = row;
+    if (Tile::kHasGroupSums) scale_[i] = args.scale + first_word(row, args.groups);
+  }
+  SM80MOE_DEVICE void leave_rows() {
+    for (int& row : row_) row = kNoRow;
   }
 
-  // Copies what the stage at depth k0, of `end`, needs; zeros where there is no row.
+  // Copies what the stage at depth k0, of `end`, needs; zeros where there is no row. Without
+  // kIsFine the stage has scales of its first slice at most.
+  template <bool kIsFine>
   SM80MOE_DEVICE void issue(const PackedArgs& args, uint32_t tile, int k0, int end) const {
     if (Config::kThreads > Config::kCtaN && threadIdx.x >= Config::kCtaN) return;
-    if constexpr (Tile::kHasGroupSums) copy_scales(args, tile, k0, end);
-    if constexpr (Tile::kChangesUnits) copy_both_scales(args, tile, k0, end);
+    if constexpr (Tile::kHasGroupSums) copy_scales<kIsFine>(args, tile, k0, end);
+    if constexpr (Tile::kChangesUnits) copy_both_scales<kIsFine>(args, tile, k0, end);
     if constexpr (Weight::kHasCodes) copy_codes(args, tile, k0);
   }
 
@@ -98,18 +106,23 @@ class GroupLoader {
   // What comes once a stage at most is a loop nevertheless: of an `if` ptxas makes instructions
   // without effect, which take their turn in every stage. Tall tiles, where they count for less,
   // have no registers for it.
-  static constexpr bool kBranches = Config::kCtaM < 128;
+  static constexpr bool kBranches = Config::kMmasM * Config::kMmasN < 32;
 
-  SM80MOE_DEVICE void copy(uint32_t tile, int word, const void* source, bool valid = true) const {
-    ptx::cp_async_4(tile + Tile::offset(word, threadIdx.x), source, row_ != kNoRow && valid);
+  // Copies a word of each row, from where `source` says that it is.
+  template <class Source>
+  SM80MOE_DEVICE void copy(uint32_t tile, int word, bool valid, const Source& source) const {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i)
+      ptx::cp_async_4(tile + Tile::offset(word, place(i)), source(i), row_[i] != kNoRow && valid);
   }
 
+  template <bool kIsFine>
   SM80MOE_DEVICE void copy_scales(const PackedArgs& args, uint32_t tile, int k0, int end) const {
     const auto copy_slice = [&](int slice) {
       const int k = k0 + slice * Tile::kSliceDepth;
-      copy(tile, slice, scale_ + to_word(k >> args.group_shift), k < end);
+      copy(tile, slice, k < end, [&](int i) { return scale_[i] + to_word(k >> args.group_shift); });
     };
-    if (Tile::kMayBeFine && !Tile::has_one_group(args)) {
+    if (kIsFine && !Tile::has_one_group(args)) {
 #pragma unroll 1
       for (int slice = 0; slice < Tile::kSlices; ++slice) copy_slice(slice);
     } else {
@@ -119,14 +132,16 @@ class GroupLoader {
     }
   }
 
+  template <bool kIsFine>
   SM80MOE_DEVICE void copy_both_scales(const PackedArgs& args, uint32_t tile, int k0,
                                        int end) const {
     const auto copy_slice = [&](int slice) {
       const int k = k0 + slice * Tile::kSliceDepth;
-      const float* scale =
-          args.scale + first_word(row_, args.groups) + to_word(k >> args.group_shift);
-      copy(tile, 2 * slice, scale - to_word(1));
-      copy(tile, 2 * slice + 1, scale);
+      const auto scale = [&](int i) {
+        return args.scale + first_word(row_[i], args.groups) + to_word(k >> args.group_shift);
+      };
+      copy(tile, 2 * slice, true, [&](int i) { return scale(i) - to_word(1); });
+      copy(tile, 2 * slice + 1, true, scale);
     };
     if constexpr (kBranches) {
       const uint32_t group = 1u << args.group_shift;
@@ -136,7 +151,7 @@ class GroupLoader {
         copy_slice((k - k0) / Tile::kSliceDepth);
     } else {
       if (changes_units(args, k0, end)) copy_slice(0);
-      if (Tile::kMayBeFine && !Tile::has_one_group(args))
+      if (kIsFine && !Tile::has_one_group(args))
 #pragma unroll 1
         for (int slice = 1; slice < Tile::kSlices; ++slice)
           if (changes_units(args, k0 + slice * Tile::kSliceDepth, end)) copy_slice(slice);
@@ -148,9 +163,10 @@ class GroupLoader {
 #pragma unroll
       for (int part = 0; part < Tile::kParts; ++part) {
         const uint32_t word = (k0 + part * Tile::kPartDepth) >> args.group_shift >> 2;
-        copy(tile, Tile::kCodeWord + part,
-             args.codes + first_word(row_, args.code_words) + to_word(word),
-             word < static_cast<uint32_t>(args.code_words));
+        copy(tile, Tile::kCodeWord + part, word < static_cast<uint32_t>(args.code_words),
+             [&](int i) {
+               return args.codes + first_word(row_[i], args.code_words) + to_word(word);
+             });
       }
     };
     if constexpr (kBranches && Weight::kHasGroupScales) {  // with them codes are rare
@@ -162,12 +178,12 @@ class GroupLoader {
     }
   }
 
-  int row_ = kNoRow;
-  const float* scale_ = nullptr;  // where those of the row begin
+  int row_[kRows];
+  const float* scale_[kRows];  // where those of a row begin
 };
 
 // The consumer's side, of one warp.
-template <class Config, class Weight>
+template <class Config, class Weight, class Columns>
 class GroupReader {
  public:
   using Tile = GroupTile<Config, Weight>;
@@ -189,7 +205,7 @@ class GroupReader {
       const int row = warp_row_ + lane_index() / 4;  // of this lane's fragments
       const auto word_of = [&](int mma) {
         const uint32_t codes =
-            ptx::ld_shared_b32(tile + Tile::offset(Tile::kCodeWord + part, row + mma * 8));
+            ptx::ld_shared_b32(tile + Tile::offset(Tile::kCodeWord + part, row + place(mma)));
         return Weight::column_word(__byte_perm(codes, 0, both_halves));
       };
 #pragma unroll
@@ -203,7 +219,7 @@ class GroupReader {
   SM80MOE_DEVICE uint32_t column_word(int mma) const {
     if (!Weight::kHasCodes) return Weight::kNoCodeWord;
     if (!kSharesWords) return column_[mma];
-    return __byte_perm(column_[mma / 2], 0, mma % 2 == 0 ? 0x1010 : 0x3232);
+    return mma % 2 == 0 ? both_low(column_[mma / 2]) : both_high(column_[mma / 2]);
   }
 
   // The scales of the stage's slice number `slice`, and what they make of the sums of a group,
@@ -212,7 +228,7 @@ class GroupReader {
     if constexpr (Tile::kHasGroupSums) {
 #pragma unroll
       for (int mma = 0; mma < Config::kMmasN; ++mma) {
-        const int row = warp_row_ + mma * 8;
+        const int row = warp_row_ + place(mma);
         if constexpr (Config::kSwapsOperands)
           scale_[mma].x = ptx::ld_shared_f32(tile + Tile::offset(slice, row + lane_index() / 4));
         else
@@ -247,7 +263,7 @@ class GroupReader {
       if (!changes_units(args_.packed, k, args_.k)) return;
 #pragma unroll
       for (int mma = 0; mma < Config::kMmasN; ++mma) {
-        const int row = warp_row_ + mma * 8 + lane_index() % 4 * 2;
+        const int row = warp_row_ + place(mma) + lane_index() % 4 * 2;
         const float2 before = ptx::ld_shared_v2_f32(tile + Tile::offset(2 * slice, row));
         const float2 now = ptx::ld_shared_v2_f32(tile + Tile::offset(2 * slice + 1, row));
         const float ratio[] = {before.x * ptx::rcp_approx(now.x),
@@ -266,6 +282,9 @@ class GroupReader {
     if (Config::kSwapsOperands) return scale_[2 * mma + e / 2].x;
     return e % 2 == 0 ? scale_[mma].x : scale_[mma].y;
   }
+
+  // Of the first row of an mma's columns, from that of the warp's.
+  static constexpr int place(int mma) { return Columns::with_neighbours(mma * 8); }
 
   // Both halves of a word are the same, so two can share one where registers are few.
   static constexpr bool kSharesWords = Config::kMmasN > 4;

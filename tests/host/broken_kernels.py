@@ -214,7 +214,7 @@ BROKEN_KERNELS = [
         [
             Edit(
                 MAINLOOP,
-                "ATile::byte_offset(warp_row(warp) + lane % 16, lane / 16)",
+                "ATile::byte_offset(warp_row(warp) + lane % kRows, lane / kRows)",
                 "(warp_row(warp) + lane % 16) * ATile::kRowBytes + lane / 16 * kChunkBytes",
             )
         ],

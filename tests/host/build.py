@@ -108,7 +108,7 @@ def launch_tables() -> dict[str, str]:
 INT8_TABLES = ("kInt8RowsStore", "kInt8RowsSwiglu", "kInt8RowsGeneral")
 # Which tactics have kernels of which weights; the program's own list is compared with them.
 DENSE_TACTICS = tuple(range(9))
-PACKED_TACTICS = (3, 9, 10, 11)
+PACKED_TACTICS = (3, 9, 10, 11, 13, 14, 15, 16)
 INT8_TACTICS = (2, 3, 4, 5)
 
 

@@ -35,4 +35,6 @@ inline __half __hfma(__half a, __half b, __half c) {
 inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) {
   return {__hfma(a.x, b.x, c.x), __hfma(a.y, b.y, c.y)};
 }
+inline __half2 __low2half2(__half2 pair) { return {pair.x, pair.x}; }
+inline __half2 __high2half2(__half2 pair) { return {pair.y, pair.y}; }
 inline float2 __half22float2(__half2 pair) { return {__half2float(pair.x), __half2float(pair.y)}; }
