@@ -15,6 +15,6 @@ SM80MOE_DEVICE uint64_t first_word(uint32_t row, uint32_t words) {
   return uint64_t{row / kRowsSideBySide} * (words * kRowsSideBySide) + row % kRowsSideBySide;
 }
 // And from there to word number `word`.
-SM80MOE_DEVICE constexpr int to_word(int word) { return word * kRowsSideBySide; }
+SM80MOE_DEVICE int to_word(int word) { return word * kRowsSideBySide; }
 
 }  // namespace sm80moe
