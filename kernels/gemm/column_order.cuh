@@ -19,7 +19,7 @@ SM80MOE_HOST_DEVICE constexpr int contiguous_column(int block, int row_in_block)
 }
 
 // Both orders also have with_neighbours(), its own inverse: an order of the tile's rows in which
-// any 32 of them, taken from a multiple of 32, are whole sets of eight neighbouring columns.
+// any 32 of them, from a multiple of 32 on, hold the columns of whole sets of eight weight rows.
 
 template <int kWarpN>
 struct PlainColumns {
@@ -46,10 +46,10 @@ struct GateUpColumns {
            contiguous_column<kBlocks>(tile_row / 16 % kBlocks, tile_row % 8);
   }
   SM80MOE_HOST_DEVICE static constexpr bool is_up(int tile_row) { return tile_row / 8 % 2 == 1; }
-  // Changes places with is_up, bit 3, where a group is 64 rows: bit 5, the block's high one.
+  // Where a group is 64 rows, bit 5, the block's high one, and bit 2 change places.
   SM80MOE_HOST_DEVICE static constexpr int with_neighbours(int tile_row) {
     if (kBlocks < 4) return tile_row;
-    return (tile_row & ~0x28) | (tile_row & 0x08) << 2 | (tile_row & 0x20) >> 2;
+    return (tile_row & ~0x24) | (tile_row & 0x04) << 3 | (tile_row & 0x20) >> 3;
   }
 };
 

@@ -221,8 +221,8 @@ class Mainloop {
 
   SM80MOE_DEVICE void commit_stage() {
     loader_.advance();
-    if (kTurnsInLoop) loader_.turn();
     ptx::cp_async_commit();
+    if (Weight::kIsPacked && kTurnsInLoop) loader_.turn();
   }
 
   // After this the oldest stage has landed for every thread, and every warp has read the last

@@ -22,8 +22,12 @@ struct TileCopy {
   static constexpr int kPasses = ceil_div(Tile::kRows, kRowsPerPass);
   static_assert(kThreads % Tile::kChunksPerRow == 0);
 
-  SM80MOE_DEVICE static int thread_row() { return threadIdx.x / Tile::kChunksPerRow; }
-  SM80MOE_DEVICE static int thread_chunk() { return threadIdx.x % Tile::kChunksPerRow; }
+  SM80MOE_DEVICE static int thread_row(unsigned thread = threadIdx.x) {
+    return thread / Tile::kChunksPerRow;
+  }
+  SM80MOE_DEVICE static int thread_chunk(unsigned thread = threadIdx.x) {
+    return thread % Tile::kChunksPerRow;
+  }
   SM80MOE_DEVICE static bool owns_pass(int pass) {
     const bool whole = (pass + 1) * kRowsPerPass <= Tile::kRows;  // known to the compiler
     return whole || thread_row() + pass * kRowsPerPass < Tile::kRows;
@@ -63,7 +67,7 @@ class StageLoader {
         stage_(ring),
         a_thread_(ATile::byte_offset(ACopy::thread_row(), ACopy::thread_chunk())),
         w_thread_(ATile::kBytes + WTile::byte_offset(WCopy::thread_row(), WCopy::thread_chunk())) {
-    turn();
+    enter_tile();
   }
 
   // Of each tile. With packed weights a shift, since unsigned, that ptxas does not keep in
@@ -92,13 +96,18 @@ class StageLoader {
   // Moves to the next stage and the next slot of the ring.
   SM80MOE_DEVICE void advance() {
     stage_ = next_stage(ring_, stage_);
-    --k_tiles_left_;
-    a_source_ += ATile::kRowBytes;
-    w_source_ += WTile::kRowBytes;
-    if (kAlternates) w_up_source_ += WTile::kRowBytes;
+    if (!Weight::kIsPacked && k_tiles_left_ <= 0) return;
+    if (--k_tiles_left_ == 0 && !Weight::kIsPacked) {
+      enter_tile();
+    } else {
+      a_source_ += ATile::kRowBytes;
+      w_source_ += WTile::kRowBytes;
+      if (kAlternates) w_up_source_ += WTile::kRowBytes;
+      if (!Weight::kIsPacked) drop_chunks_past_k();
+    }
   }
 
-  // What comes once a tile is kept out of the loop over stages: after so many of them turn() is
+  // What comes once a tile may be kept out of the loop over stages: after so many of them turn() is
   // due, which prepares for a tile's last stage, or enters the next tile.
   static constexpr int kNoTurn = INT_MAX / 2;
   SM80MOE_DEVICE int stages_before_turn() const {
@@ -106,8 +115,10 @@ class StageLoader {
     return k_tiles_left_ == 1 ? 1 : kNoTurn;
   }
   SM80MOE_DEVICE void turn() {
-    if (k_tiles_left_ == 0) enter_tile();
-    if (k_tiles_left_ == 1) drop_chunks_past_k();
+    if (k_tiles_left_ == 0)
+      enter_tile();
+    else
+      drop_chunks_past_k();
   }
 
   SM80MOE_DEVICE static uint32_t next_stage(uint32_t ring, uint32_t stage) {
@@ -117,6 +128,7 @@ class StageLoader {
  private:
   using ACopy = TileCopy<ATile, Config::kThreads>;
   using WCopy = TileCopy<WTile, Config::kThreads>;
+  static constexpr bool kTurnsInLoop = Weight::turns_in_loop(Config::kTactic);
   static_assert(kCopies <= 32, "one validity bit a copy");
   static constexpr int kWeightsPerChunk = kChunkBytes * 8 / Weight::kBits;
   static constexpr uint32_t kACopies = (1u << ACopy::kPasses) - 1;
@@ -130,20 +142,24 @@ class StageLoader {
   SM80MOE_DEVICE void enter_tile() {
     ExpertTile tile;
     live_ = 0;
-    k_tiles_left_ = -1;
+    k_tiles_left_ = Weight::kIsPacked ? -1 : 0;
     groups_.leave_rows();
     if (!tiles_.enter_next(tile)) return;
     k_tiles_left_ = num_k_tiles(args_);
-    find_a_rows(tile);
-    find_w_rows(tile);
+    // Columns are not negative, which ptxas does not know: what follows from the thread's number
+    // alone it would work out before the first tile, and keep, in registers that there are not.
+    const unsigned thread = threadIdx.x + (Weight::kIsPacked ? min_of(tile.tile_n, 0) : 0);
+    find_a_rows(tile, thread);
+    find_w_rows(tile, thread);
+    drop_chunks_past_k();
   }
 
-  SM80MOE_DEVICE void find_a_rows(const ExpertTile& tile) {
+  SM80MOE_DEVICE void find_a_rows(const ExpertTile& tile, unsigned thread) {
     const bool gathers = args_.row_index != nullptr;
-    a_source_ = static_cast<const char*>(args_.a) + ACopy::thread_chunk() * kChunkBytes;
+    a_source_ = static_cast<const char*>(args_.a) + ACopy::thread_chunk(thread) * kChunkBytes;
 #pragma unroll
     for (int pass = 0; pass < ACopy::kPasses; ++pass) {
-      const int m = tile.m_begin + ACopy::thread_row() + pass * ACopy::kRowsPerPass;
+      const int m = tile.m_begin + ACopy::thread_row(thread) + pass * ACopy::kRowsPerPass;
       a_chunk_[pass] = 0;
       if (m >= tile.m_end) continue;
       const int pair = gathers ? args_.row_index[m] : m;
@@ -155,29 +171,30 @@ class StageLoader {
     }
   }
 
-  SM80MOE_DEVICE void find_w_rows(const ExpertTile& tile) {
+  SM80MOE_DEVICE void find_w_rows(const ExpertTile& tile, unsigned thread) {
+    const int thread_row = WCopy::thread_row(thread);
     const TileColumns columns = Epilogue::columns(args_, Config::kCtaN);
     const int col0 = tile.tile_n * columns.per_tile;
-    w_source_ = static_cast<const char*>(args_.w) + WCopy::thread_chunk() * kChunkBytes +
+    w_source_ = static_cast<const char*>(args_.w) + WCopy::thread_chunk(thread) * kChunkBytes +
                 tile.expert * args_.w_expert_bytes + int64_t{col0} * args_.w_column_bytes +
-                column_bytes(WCopy::thread_row()) +
-                (Columns::is_up(WCopy::thread_row()) ? args_.w_up_bytes : 0);
+                column_bytes(thread_row) + (Columns::is_up(thread_row) ? args_.w_up_bytes : 0);
     if (kAlternates) w_up_source_ = w_source_ + args_.w_up_bytes;
 #pragma unroll
     for (int pass = 0; pass < WCopy::kPasses; ++pass) {
-      const int tile_row = WCopy::thread_row() + pass * WCopy::kRowsPerPass;
+      const int tile_row = thread_row + pass * WCopy::kRowsPerPass;
       const int column = Columns::output_column(tile_row) + Columns::is_up(tile_row) * columns.up;
       if (col0 + column < columns.total) live_ |= 1u << (ACopy::kPasses + pass);
     }
-    find_group_row(tile.expert, columns, col0);
+    find_group_rows(tile.expert, columns, col0, thread);
   }
 
   // Scales and codes of this thread's rows.
-  SM80MOE_DEVICE void find_group_row(int expert, const TileColumns& columns, int col0) {
+  SM80MOE_DEVICE void find_group_rows(int expert, const TileColumns& columns, int col0,
+                                      unsigned thread) {
     if constexpr (Weight::kIsPacked) {
 #pragma unroll
       for (int i = 0; i < groups_.kRows; ++i) {
-        const int tile_row = Columns::with_neighbours(groups_.place(i) % Config::kCtaN);
+        const int tile_row = Columns::with_neighbours(groups_.place(i, thread) % Config::kCtaN);
         const bool is_up = Columns::is_up(tile_row);
         const int column = col0 + Columns::output_column(tile_row);
         if (column + is_up * columns.up < columns.total)
@@ -191,6 +208,7 @@ class StageLoader {
 
   // Only the last k tile can be short; of it the chunks past the end are zeros.
   SM80MOE_DEVICE void drop_chunks_past_k() {
+    if (k_tiles_left_ > 1) return;
     const int k_in_tile = args_.k - (num_k_tiles(args_) - 1) * Config::kCtaK;
     if (ACopy::thread_chunk() * ATile::kElemsPerChunk >= k_in_tile) live_ &= ~kACopies;
     if (WCopy::thread_chunk() * kWeightsPerChunk >= k_in_tile) live_ &= kACopies;
@@ -221,7 +239,7 @@ class StageLoader {
   TileQueue<Config>& tiles_;
   const uint32_t ring_;
 
-  int k_tiles_left_ = 0;  // of the tile, the current one included; negative when there is no tile
+  int k_tiles_left_;  // of the tile, the current one included; negative when there is no tile
 
   // Where the stage goes, where in it this thread's first chunks go, and where they come from. A
   // bit of live_ says that a copy has a source: first those of the activations, then of the

@@ -80,7 +80,9 @@ class GroupLoader {
  public:
   using Tile = GroupTile<Config, Weight>;
   static constexpr int kRows = ceil_div(Config::kCtaN, Config::kThreads);  // of a thread
-  SM80MOE_DEVICE static int place(int i) { return threadIdx.x + i * Config::kThreads; }
+  SM80MOE_DEVICE static int place(int i, unsigned thread = threadIdx.x) {
+    return thread + i * Config::kThreads;
+  }
 
   // `row` is the weight row whose words go to place(i), counted over all experts, or kNoRow.
   static constexpr int kNoRow = -1;
@@ -105,8 +107,8 @@ class GroupLoader {
  private:
   // What comes once a stage at most is a loop nevertheless: of an `if` ptxas makes instructions
   // without effect, which take their turn in every stage. Tall tiles, where they count for less,
-  // have no registers for it.
-  static constexpr bool kBranches = Config::kMmasM * Config::kMmasN < 32;
+  // have no registers for it, nor have those of 32 rows.
+  static constexpr bool kBranches = Config::kMmasM * Config::kMmasN < 32 && Config::kMmasM != 2;
 
   // Copies a word of each row, from where `source` says that it is.
   template <class Source>
@@ -202,10 +204,9 @@ class GroupReader {
     if constexpr (Weight::kHasCodes) {
       if (args_.packed.codes == nullptr || !begins_group(args_.packed, k)) return;
       const uint32_t both_halves = 0x4040 | (k >> args_.packed.group_shift & 3) * 0x0101;
-      const int row = warp_row_ + lane_index() / 4;  // of this lane's fragments
       const auto word_of = [&](int mma) {
-        const uint32_t codes =
-            ptx::ld_shared_b32(tile + Tile::offset(Tile::kCodeWord + part, row + place(mma)));
+        const int row = place(mma, lane_index() / 4);  // of this lane's fragments
+        const uint32_t codes = ptx::ld_shared_b32(tile + Tile::offset(Tile::kCodeWord + part, row));
         return Weight::column_word(__byte_perm(codes, 0, both_halves));
       };
 #pragma unroll
@@ -228,12 +229,14 @@ class GroupReader {
     if constexpr (Tile::kHasGroupSums) {
 #pragma unroll
       for (int mma = 0; mma < Config::kMmasN; ++mma) {
-        const int row = warp_row_ + place(mma);
+        const int lane = lane_index();
+        const uint32_t scales =
+            tile +
+            Tile::offset(slice, place(mma, Config::kSwapsOperands ? lane / 4 : lane % 4 * 2));
         if constexpr (Config::kSwapsOperands)
-          scale_[mma].x = ptx::ld_shared_f32(tile + Tile::offset(slice, row + lane_index() / 4));
+          scale_[mma].x = ptx::ld_shared_f32(scales);
         else
-          scale_[mma] =
-              ptx::ld_shared_v2_f32(tile + Tile::offset(slice, row + lane_index() % 4 * 2));
+          scale_[mma] = ptx::ld_shared_v2_f32(scales);
       }
     }
   }
@@ -263,7 +266,7 @@ class GroupReader {
       if (!changes_units(args_.packed, k, args_.k)) return;
 #pragma unroll
       for (int mma = 0; mma < Config::kMmasN; ++mma) {
-        const int row = warp_row_ + place(mma) + lane_index() % 4 * 2;
+        const int row = place(mma, lane_index() % 4 * 2);
         const float2 before = ptx::ld_shared_v2_f32(tile + Tile::offset(2 * slice, row));
         const float2 now = ptx::ld_shared_v2_f32(tile + Tile::offset(2 * slice + 1, row));
         const float ratio[] = {before.x * ptx::rcp_approx(now.x),
@@ -283,8 +286,10 @@ class GroupReader {
     return e % 2 == 0 ? scale_[mma].x : scale_[mma].y;
   }
 
-  // Of the first row of an mma's columns, from that of the warp's.
-  static constexpr int place(int mma) { return Columns::with_neighbours(mma * 8); }
+  // Where words of a row of an mma's columns are.
+  SM80MOE_DEVICE int place(int mma, int row) const {
+    return warp_row_ + Columns::with_neighbours(mma * 8) + Columns::with_neighbours(row);
+  }
 
   // Both halves of a word are the same, so two can share one where registers are few.
   static constexpr bool kSharesWords = Config::kMmasN > 4;

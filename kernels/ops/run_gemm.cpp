@@ -34,10 +34,8 @@ int resolve_tactic(const Checker& check, const DeviceScope& device,
     if (t.warps_k > 1)
       check.fail(argument, " must have warps_k 1 for batch_invariant, got tactic ", id,
                  ", which has ", t.warps_k);
-    check.fail(argument,
-               " must have more than 32 rows a tile for batch_invariant and this weight "
-               "format, got tactic ",
-               id, ", which has ", t.cta_m);
+    check.fail(argument, " must round as other tactics do for batch_invariant, got tactic ", id,
+               ", whose tiles of ", t.cta_m, " rows add up otherwise");
   }
   return id;
 }

@@ -98,6 +98,7 @@ INT8_EPILOGUE = "gemm/int8_epilogue.cuh"
 INT8_STORE = "gemm/int8_store.cuh"
 INT8_SCALES = "gemm/int8_scales.cuh"
 WEIGHT_GROUPS = "gemm/weight_groups.cuh"
+SWAPPED = "gemm/swapped_operands.cuh"
 NIBBLES_OF_PART_0 = "b0 = nibble_pair<T, 0>(raw + 0 * part, below);"
 SORT = "routing/sort_by_expert.cu"
 
@@ -146,15 +147,17 @@ def broken_epilogue(name: str, checks: set[str], edit: Edit, **options: object) 
     )
 
 
-def broken_packed(name: str, edit: Edit, table: str, **options: object) -> BrokenKernel:
+def broken_packed(
+    name: str, edit: Edit, table: str, tactic: int = 3, **options: object
+) -> BrokenKernel:
     """One mistake in what is made of packed weights."""
     shape = {"rows": [5, 17], "n": 272, "k": 328, "gated": 0, "activation": 5, **options}
     return BrokenKernel(
         name,
         {"wrong-result", "uninitialised", "bank-conflicts", "out-of-bounds"},
         [edit],
-        options={"table": table, "tactic": 3, **shape},
-        instance=(table, 3),
+        options={"table": table, "tactic": tactic, **shape},
+        instance=(table, tactic),
     )
 
 
@@ -525,9 +528,43 @@ BROKEN_KERNELS = [
     ),
     broken_packed(
         "units_changed_at_a_stage_s_first_group_only",
-        Edit(MAINLOOP, "step == 0 || (is_fine && step", "step == 0 || (step < 0 && step"),
+        Edit(MAINLOOP, "return step % Groups::steps(is_fine) == 0;", "return step == 0;"),
         "kBf16Int4",
         group=32,
+    ),
+    broken_packed(
+        "sums_of_groups_that_go_on",
+        Edit(WEIGHT_GROUPS, "group[block][mma][e] = 0;", ""),
+        "kBf16Int4",
+        tactic=9,
+        group=64,
+    ),
+    broken_packed(
+        "scales_of_a_stage_s_first_group",
+        Edit(WEIGHT_GROUPS, "copy(tile, slice, k < end", "copy(tile, slice & ~1, k < end"),
+        "kFp16Int8Group",
+        tactic=9,
+        group=32,
+    ),
+    broken_packed(
+        "codes_of_a_deep_stage_s_first_part",
+        Edit(WEIGHT_GROUPS, "Tile::kCodeWord + part, row + place", "Tile::kCodeWord, row + place"),
+        "kBf16Mxfp4",
+        tactic=14,
+        group=32,
+    ),
+    broken_packed(
+        "operands_swapped_but_not_their_order",
+        Edit(SWAPPED, "{w[i][0], w[i][2], w[i][1], w[i][3]}", "w[i]"),
+        "kBf16Int8",
+        tactic=13,
+    ),
+    broken_packed(
+        "even_rows_turned_alone",
+        Edit(SWAPPED, "row % 2 == 0 ? even : odd", "row >= 0 ? even : odd"),
+        "kFp16Fp8",
+        tactic=13,
+        group=128,
     ),
     broken_packed(
         "activations_replaced_before_their_mma",

@@ -108,7 +108,7 @@ def launch_tables() -> dict[str, str]:
 INT8_TABLES = ("kInt8RowsStore", "kInt8RowsSwiglu", "kInt8RowsGeneral")
 # Which tactics have kernels of which weights; the program's own list is compared with them.
 DENSE_TACTICS = tuple(range(9))
-PACKED_TACTICS = (3, 9, 10, 11, 13, 14, 15, 16)
+PACKED_TACTICS = (3, 9, 10, 11, 15, 16)
 INT8_TACTICS = (2, 3, 4, 5)
 
 
@@ -131,7 +131,9 @@ def _tactics_of(arguments: str) -> Iterable[int]:
         return DENSE_TACTICS
     if "Int8PairWeight" in arguments:
         return INT8_TACTICS
-    return (*PACKED_TACTICS, 12) if "Int8Weight" in arguments else PACKED_TACTICS
+    if re.search("Int4Weight|Mxfp4Weight", arguments):
+        return (*PACKED_TACTICS, 14)
+    return (*PACKED_TACTICS, 12, 13) if "Int8Weight" in arguments else (*PACKED_TACTICS, 13)
 
 
 def kernel_names() -> set[str]:
