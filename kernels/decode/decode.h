@@ -65,25 +65,14 @@ inline constexpr int64_t kMaxWeightBytes = int64_t{INT32_MAX} * 16;
 
 // These kernels save about 7 us of launches and prologues. With up to two rows an expert they
 // stream as the tiles of the GEMMs do; with more, 3 to 5% slower: then the tiles win beyond this
-// time of reading weights. Measured: H100, 2026-11-23, six models at 1 to 16 tokens. Of packed
-// weights the tiles stream better than these kernels do: w8a16 and w4a16, three models at 1 to 16
-// tokens. For int8 activations each CTA reads all rows beforehand: w8a8, four models at 1 to 4
-// tokens.
+// time of reading weights. Measured: H100, 2026-11-23, six models at 1 to 16 tokens; packed weights:
+// H200, 2026-11-29, five models at 1 and 4 tokens.
 struct FewRows {
   double at_full_speed;
   double most_us;
-  int most_pairs;
 };
 constexpr FewRows few_rows(WeightFormat format) {
-  if (meets_int8(format)) return {1.2, 100, kMaxPairs / 2};
-  switch (stored_bits(format)) {
-    case 4:
-      return {1.6, 100, kMaxPairs};
-    case 8:
-      return {1.2, 100, kMaxPairs};
-    default:
-      return {2, 200, kMaxPairs};
-  }
+  return format == WeightFormat::kDense ? FewRows{2, 200} : FewRows{1.6, 100};
 }
 
 // The most pairs for which run_layer is the faster way: kMaxPairs at most, none if the kernels do
@@ -95,12 +84,12 @@ inline int max_pairs(const DeviceInfo& info, int64_t num_experts, int64_t hidden
   const double us_an_expert = bytes_an_expert / info.dram_bytes_per_us;
   const FewRows few = few_rows(format);
   double active_experts = 0;
-  for (int pairs = 0; pairs < few.most_pairs; ++pairs) {
+  for (int pairs = 0; pairs < kMaxPairs; ++pairs) {
     active_experts += 1 - active_experts / num_experts;
     const bool slower = pairs + 1 > few.at_full_speed * active_experts;
     if (slower && active_experts * us_an_expert > few.most_us) return pairs;
   }
-  return few.most_pairs;
+  return kMaxPairs;
 }
 
 // For 1 to kMaxPairs pairs, on a device that has kSmemBytes a CTA.

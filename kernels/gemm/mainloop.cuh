@@ -36,10 +36,10 @@ class Mainloop {
     for (int stage = 0; stage < Config::kStages - 1; ++stage) {
       loader_.template issue<1, Groups::kMayBeFine>(0);
       commit_stage();
-      if (!kTurnsInLoop) loader_.turn();
+      if (kTurns == Turns::kBetweenLoops) loader_.turn();
     }
     wait_for_stage();
-    if (kTurnsInLoop) load_first_step(0);
+    if (kTurns != Turns::kBetweenLoops) load_first_step(0);
   }
 
   // First row of the warp's first block, first column, share of the reduction.
@@ -53,7 +53,8 @@ class Mainloop {
   // multiplied.
   SM80MOE_DEVICE void run(int num_k_tiles, int rows, Accumulator& acc) {
     const int blocks = ceil_div(rows, Config::kRowsPerBlock);
-    if (kTurnsInLoop) return run_until_turn({0, num_k_tiles, num_k_tiles}, blocks, acc);
+    if (kTurns != Turns::kBetweenLoops)
+      return run_until_turn({0, num_k_tiles, num_k_tiles}, blocks, acc);
     for (KTiles k{0, 0, num_k_tiles}; k.next < num_k_tiles; k.next = k.end) {
       k.end = min_of(num_k_tiles, k.next + loader_.stages_before_turn());
       load_first_step(k.next * Config::kCtaK);
@@ -93,7 +94,7 @@ class Mainloop {
   // block that is kASlots further on; the tallest have fewer slots than blocks.
   static constexpr bool kInPlace = Config::kMmasM >= 4;
   static constexpr int kABuffers = kInPlace ? 1 : 2;
-  static constexpr bool kTurnsInLoop = Weight::turns_in_loop(Config::kTactic);
+  static constexpr Turns kTurns = Weight::turns(Config::kTactic);
   static constexpr bool kSavesRegisters = Weight::saves_registers(Config::kTactic);
   static constexpr int kASlots = !kInPlace || Config::kMmasM == 5 ? Config::kMmasM
                                  : kSavesRegisters                ? 2
@@ -222,7 +223,7 @@ class Mainloop {
   SM80MOE_DEVICE void commit_stage() {
     loader_.advance();
     ptx::cp_async_commit();
-    if (Weight::kIsPacked && kTurnsInLoop) loader_.turn();
+    if (kTurns == Turns::kInLoop) loader_.turn();
   }
 
   // After this the oldest stage has landed for every thread, and every warp has read the last

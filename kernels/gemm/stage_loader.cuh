@@ -96,19 +96,19 @@ class StageLoader {
   // Moves to the next stage and the next slot of the ring.
   SM80MOE_DEVICE void advance() {
     stage_ = next_stage(ring_, stage_);
-    if (!Weight::kIsPacked && k_tiles_left_ <= 0) return;
-    if (--k_tiles_left_ == 0 && !Weight::kIsPacked) {
+    if (kWithStage && k_tiles_left_ <= 0) return;
+    if (--k_tiles_left_ == 0 && kWithStage) {
       enter_tile();
     } else {
       a_source_ += ATile::kRowBytes;
       w_source_ += WTile::kRowBytes;
       if (kAlternates) w_up_source_ += WTile::kRowBytes;
-      if (!Weight::kIsPacked) drop_chunks_past_k();
+      if (kWithStage) drop_chunks_past_k();
     }
   }
 
-  // What comes once a tile may be kept out of the loop over stages: after so many of them turn() is
-  // due, which prepares for a tile's last stage, or enters the next tile.
+  // Without kWithStage turn() is due after so many stages: it prepares for a tile's last stage, or
+  // enters the next tile.
   static constexpr int kNoTurn = INT_MAX / 2;
   SM80MOE_DEVICE int stages_before_turn() const {
     if (k_tiles_left_ > 1) return k_tiles_left_ - 1;
@@ -128,7 +128,7 @@ class StageLoader {
  private:
   using ACopy = TileCopy<ATile, Config::kThreads>;
   using WCopy = TileCopy<WTile, Config::kThreads>;
-  static constexpr bool kTurnsInLoop = Weight::turns_in_loop(Config::kTactic);
+  static constexpr bool kWithStage = Weight::turns(Config::kTactic) == Turns::kWithStage;
   static_assert(kCopies <= 32, "one validity bit a copy");
   static constexpr int kWeightsPerChunk = kChunkBytes * 8 / Weight::kBits;
   static constexpr uint32_t kACopies = (1u << ACopy::kPasses) - 1;
@@ -142,13 +142,13 @@ class StageLoader {
   SM80MOE_DEVICE void enter_tile() {
     ExpertTile tile;
     live_ = 0;
-    k_tiles_left_ = Weight::kIsPacked ? -1 : 0;
+    k_tiles_left_ = kWithStage ? 0 : -1;
     groups_.leave_rows();
     if (!tiles_.enter_next(tile)) return;
     k_tiles_left_ = num_k_tiles(args_);
     // Columns are not negative, which ptxas does not know: what follows from the thread's number
     // alone it would work out before the first tile, and keep, in registers that there are not.
-    const unsigned thread = threadIdx.x + (Weight::kIsPacked ? min_of(tile.tile_n, 0) : 0);
+    const unsigned thread = threadIdx.x + (kWithStage ? 0 : min_of(tile.tile_n, 0));
     find_a_rows(tile, thread);
     find_w_rows(tile, thread);
     drop_chunks_past_k();

@@ -5,6 +5,11 @@
 
 namespace sm80moe::gemm {
 
+// When a loader enters a tile: as it moves to the tile's first stage, or once that and the copies
+// before are on their way, or between loops over stages, so that what comes once a tile is not in
+// them. What is right differs by nothing but the registers that ptxas has left.
+enum class Turns { kWithStage, kInLoop, kBetweenLoops };
+
 // A row of the tactic table as compile-time constants. A warp tile is kMmasM x kMmasN mma tiles;
 // with kWarpsK > 1 the warps also share out the reduction and add up their accumulators at the end.
 template <int kCtaM_, int kCtaN_, int kCtaK_, int kWarpsM_, int kWarpsN_, int kWarpsK_,

@@ -9,7 +9,7 @@
 #include "common/stored_numbers.cuh"
 #include "gemm/element.cuh"
 #include "gemm/problem.h"
-#include "gemm/tactics.h"
+#include "gemm/tile_config.cuh"
 
 namespace sm80moe::gemm {
 
@@ -20,7 +20,7 @@ struct DenseWeight {
   static constexpr int kBits = weight_bits(kFormat);
   static constexpr bool kIsPacked = false;
   // Elsewhere the tallest tiles would spill.
-  static constexpr bool turns_in_loop(const Tactic&) { return true; }
+  static constexpr Turns turns(const Tactic&) { return Turns::kWithStage; }
   static constexpr int min_warps(const Tactic&) { return 0; }  // ptxas chooses
   static constexpr bool saves_registers(const Tactic&) { return false; }
   static constexpr bool has_one_fine_loop(const Tactic&) { return false; }
@@ -55,8 +55,10 @@ constexpr bool has_packed_tactic(const Tactic& t, int bits) {
 template <class Numbers>
 struct PackedWeight : Numbers {
   static constexpr bool kIsPacked = true;
-  // So would tiles of few rows, which add up groups by themselves.
-  static constexpr bool turns_in_loop(const Tactic& t) { return t.cta_m <= 32; }
+  // Tiles of few rows, which add up groups by themselves, would spill between loops.
+  static constexpr Turns turns(const Tactic& t) {
+    return t.cta_m <= 32 ? Turns::kInLoop : Turns::kBetweenLoops;
+  }
   // Warps of an SM that registers must be left for: those that have few rows stream. Where it is
   // not said how many, ptxas spills registers to have room for another CTA.
   static constexpr int min_warps(const Tactic& t) {
@@ -83,7 +85,7 @@ struct PackedWeight : Numbers {
 template <class T>
 struct Int8PairWeight : DenseWeight<T> {
   static constexpr WeightFormat kFormat = WeightFormat::kInt8Rows;
-  static constexpr bool turns_in_loop(const Tactic&) { return false; }
+  static constexpr Turns turns(const Tactic&) { return Turns::kBetweenLoops; }
   static constexpr int min_warps(const Tactic&) { return 1; }
   // Taller tiles would spill; few rows have kernels of their own.
   static constexpr bool has_tactic(const Tactic& t) {
