@@ -72,8 +72,11 @@ def fused_moe_quantized(
         swiglu_limit: as in `fused_moe`.
         apply_router_weight_on_input: as in `fused_moe`.
         residual: as in `fused_moe`.
-        batch_invariant: as in `fused_moe`; here it costs few rows the kernels made for them.
-        tactic_w13: as in `fused_moe`; only some tactics have kernels for packed weights.
+        batch_invariant: as in `fused_moe`; here it costs few rows the kernels made for them, and
+            weights with scales of groups tiles of at most 32 rows.
+        tactic_w13: as in `fused_moe`; only some tactics have kernels for packed weights. Tiles of 8
+            rows, and of at most 32 with scales of groups, round otherwise than the others, and
+            are refused with `batch_invariant`.
         tactic_w2: the same.
 
     Returns:

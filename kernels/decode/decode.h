@@ -65,14 +65,21 @@ inline constexpr int64_t kMaxWeightBytes = int64_t{INT32_MAX} * 16;
 
 // These kernels save about 7 us of launches and prologues. With up to two rows an expert they
 // stream as the tiles of the GEMMs do; with more, 3 to 5% slower: then the tiles win beyond this
-// time of reading weights. Measured: H100, 2026-11-23, six models at 1 to 16 tokens; packed weights:
-// H200, 2026-11-29, five models at 1 and 4 tokens.
+// time of reading weights. Measured: H100, 2026-11-23, six models at 1 to 16 tokens; packed
+// weights: H200, 2026-11-29, six models at 1 and 4 tokens.
 struct FewRows {
   double at_full_speed;
   double most_us;
 };
 constexpr FewRows few_rows(WeightFormat format) {
-  return format == WeightFormat::kDense ? FewRows{2, 200} : FewRows{1.6, 100};
+  switch (stored_bits(format)) {
+    case 4:
+      return {1.6, 100};
+    case 8:
+      return {1.4, 100};
+    default:
+      return {2, 200};
+  }
 }
 
 // The most pairs for which run_layer is the faster way: kMaxPairs at most, none if the kernels do

@@ -53,13 +53,15 @@ class Mainloop {
   // multiplied.
   SM80MOE_DEVICE void run(int num_k_tiles, int rows, Accumulator& acc) {
     const int blocks = ceil_div(rows, Config::kRowsPerBlock);
-    if (kTurns != Turns::kBetweenLoops)
-      return run_until_turn({0, num_k_tiles, num_k_tiles}, blocks, acc);
-    for (KTiles k{0, 0, num_k_tiles}; k.next < num_k_tiles; k.next = k.end) {
-      k.end = min_of(num_k_tiles, k.next + loader_.stages_before_turn());
-      load_first_step(k.next * Config::kCtaK);
-      run_until_turn(k, blocks, acc);
-      loader_.turn();
+    if constexpr (kTurns == Turns::kBetweenLoops) {
+      for (KTiles k{0, 0, num_k_tiles}; k.next < num_k_tiles; k.next = k.end) {
+        k.end = min_of(num_k_tiles, k.next + loader_.stages_before_turn());
+        load_first_step(k.next * Config::kCtaK);
+        run_until_turn(k, blocks, acc);
+        loader_.turn();
+      }
+    } else {
+      run_until_turn({0, num_k_tiles, num_k_tiles}, blocks, acc);
     }
   }
 

@@ -812,7 +812,9 @@ BROKEN_KERNELS = [
     ),
     broken_packed_decode(
         "activations_past_the_row_read",
-        Edit(PACKED_ROWS, "chunk * kChunks + i < num_chunks_", "chunk * kChunks + i <= num_chunks_"),
+        Edit(
+            PACKED_ROWS, "chunk * kChunks + i < num_chunks_", "chunk * kChunks + i <= num_chunks_"
+        ),
         format="int8",
     ),
     broken_packed_decode(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -283,19 +284,48 @@ def test_a_weight_of_another_depth():
 @pytest.mark.parametrize("dtype", ONE_SANITIZED_DTYPE, ids=str)
 @pytest.mark.parametrize("name", SOME_SCHEMES)
 def test_every_tactic(name, dtype, cuda):
-    """They differ in speed alone: a row's bits are the same by all of them."""
+    """A row's bits are the same by all of those that batch invariance has to choose from."""
     packed, meaning = random_packed(name, 4, 272, 640, cuda)
     for num_tokens in (3, 90, 160, 310):  # loops for different numbers of row blocks
         a = random(cuda, dtype, num_tokens, 640)
         counts = (num_tokens // 2, 0, num_tokens - num_tokens // 2 - 1, 0)
-        offsets, results = offsets_of(cuda, *counts), []
+        offsets, results = offsets_of(cuda, *counts), {}
         for tactic in tactic_table(packed.scheme.weight_format):
             try:
-                results.append(check_gemm(a, packed, meaning, offsets, tactic=tactic.id))
+                results[tactic] = check_gemm(a, packed, meaning, offsets, tactic=tactic.id)
             except RuntimeError as error:
                 assert "must have a kernel for the weight format" in str(error)
-        assert len(results) >= 3
-        assert all(result.equal(results[0]) for result in results)
+        assert len(results) >= 6
+        alike = [result for tactic, result in results.items() if rounds_alike(packed, tactic)]
+        assert len(alike) >= 4
+        assert all(result.equal(alike[0]) for result in alike)
+
+
+def rounds_alike(packed, tactic):
+    """Whether a tactic gives the bits that batch invariance promises."""
+    scheme = packed.scheme
+    one_scale = scheme.weight_format == "int8" and scheme.symmetric and scheme.group_size <= 0
+    return tactic.cta_m > (8 if one_scale or scheme.weight_format == "mxfp4" else 32)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["w8a16", "w4a16-g32-asym", "mxfp4", "fp8-channel"])
+def test_batch_invariance_among_tactics(name, cuda):
+    """Those that round alike agree to the bit; the others are refused."""
+    w13, _ = random_packed(name, 4, 2 * 160, 544, cuda)
+    w2, _ = random_packed(name, 4, 544, 160, cuda)
+    x = random(cuda, torch.bfloat16, 60, 544)
+    routing = topk_route(torch.randn(60, 4, device=cuda), 2)
+    expected = fused_moe_quantized(x, w13, w2, *routing, batch_invariant=True)
+    for tactic in tactic_table(w13.scheme.weight_format):
+        chosen = {"batch_invariant": True, "tactic_w13": tactic.id, "tactic_w2": tactic.id}
+        try:
+            out = fused_moe_quantized(x, w13, w2, *routing, **chosen)
+        except RuntimeError as error:
+            assert re.search("must (have a kernel|round as other tactics do)", str(error))
+        else:
+            assert tactic.cta_m > 8
+            assert torch.equal(out, expected), tactic
 
 
 @pytest.mark.parametrize("num_tokens", [2, 37])
