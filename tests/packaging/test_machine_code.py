@@ -87,6 +87,6 @@ def test_few_rows_have_five_kernels_for_each_type(kernels: list[Kernel]) -> None
     names = {kernel.name for kernel in kernels if kernel.is_in("decode")}
     dense = {name for name in names if "DenseRows" in name}
     assert len(dense) == 2 * 5
-    # Four formats of packed weights, int8 with and without groups, and int8 activations; the second
-    # with options alone.
-    assert len(names - dense) == 2 * 6 * 4
+    # Four formats of packed weights, int8 also in groups, these and int4 also without zero points,
+    # and int8 activations; the second with options alone.
+    assert len(names - dense) == 2 * 8 * 4
