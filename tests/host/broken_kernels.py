@@ -541,14 +541,14 @@ BROKEN_KERNELS = [
     ),
     broken_packed(
         "scales_of_a_stage_s_first_group",
-        Edit(WEIGHT_GROUPS, "copy(tile, slice, k < end", "copy(tile, slice & ~1, k < end"),
+        Edit(WEIGHT_GROUPS, "Tile::offset(slice, place(", "Tile::offset(slice & ~1, place("),
         "kFp16Int8Group",
         tactic=9,
         group=32,
     ),
     broken_packed(
         "codes_of_a_deep_stage_s_first_part",
-        Edit(WEIGHT_GROUPS, "Tile::kCodeWord + part, row + place", "Tile::kCodeWord, row + place"),
+        Edit(WEIGHT_GROUPS, "offset(Tile::kCodeWord + part, row)", "offset(Tile::kCodeWord, row)"),
         "kBf16Mxfp4",
         tactic=14,
         group=32,
@@ -833,6 +833,7 @@ BROKEN_KERNELS = [
         "scale_of_a_warp_s_part_of_the_row",
         Edit(ACTIVATION_SCALES, "i < parts", "i < 1"),
         format="w8a8",
+        hidden=2056,
     ),
     BrokenKernel(
         "quantised_rows_written_before_all_is_read",

@@ -85,9 +85,10 @@ def several_tiles_of_one_cta(t: Tactic) -> Options:
 
 def every_number_of_row_blocks(t: Tactic) -> Options:
     """Loops for tall and short tiles in turn, each of which finds what the one before it left."""
-    numbers = range(1, t["cta_m"] // 16 + 1)
+    block = min(16, t["cta_m"])
+    numbers = range(1, t["cta_m"] // block + 1)
     blocks = [number for pair in zip(numbers, reversed(numbers), strict=True) for number in pair]
-    rows = [16 * number - 3 for number in blocks[: len(numbers)]]
+    rows = [block * number - 3 for number in blocks[: len(numbers)]]
     return {"rows": rows, "n": t["cta_n"], "k": 2 * t["cta_k"] + 8, "sms": 1}
 
 

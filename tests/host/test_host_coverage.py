@@ -16,7 +16,9 @@ pytestmark = pytest.mark.host
 PACKED_ROWS = [
     {"format": "int8"},
     {"format": "int8", "group": 64},
+    {"format": "int8", "group": 64, "zero_points": 1},
     {"format": "int4"},
+    {"format": "int4", "zero_points": 1},
     {"format": "fp8"},
     {"format": "mxfp4", "group": 32},
     {"format": "w8a8"},
@@ -72,5 +74,6 @@ def compiled_kernels(program: Path) -> set[int]:
     command = ["nm", "--demangle", "--defined-only", str(program)]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     kernel = re.compile(rf"^([0-9a-f]+) \w .*\bsm80moe::.*\b({'|'.join(kernel_names())})[<(]")
-    found = [kernel.match(line) for line in listing.splitlines() if "[clone" not in line]
+    lines = [line for line in listing.splitlines() if not re.search(r"\[clone|\{lambda", line)]
+    found = [kernel.match(line) for line in lines]
     return {int(match[1], 16) for match in found if match}
