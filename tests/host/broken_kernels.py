@@ -830,10 +830,12 @@ BROKEN_KERNELS = [
         format="w8a8",
     ),
     broken_packed_decode(
-        "scale_of_a_warp_s_part_of_the_row",
-        Edit(ACTIVATION_SCALES, "i < parts", "i < 1"),
+        "parts_of_a_row_in_one_place",
+        Edit(ACTIVATION_SCALES, "+ part] = largest", "] = largest"),
+        {"race", "uninitialised"},
         format="w8a8",
-        hidden=2056,
+        tokens=2,
+        top_k=2,
     ),
     BrokenKernel(
         "quantised_rows_written_before_all_is_read",
