@@ -192,12 +192,29 @@ struct BlockwiseEpilogue : GeneralEpilogue {
   template <class T, class Config, int kMmasM, int kMmasN>
   SM80MOE_DEVICE static void store(const GroupedGemmArgs& args, const TileColumns& columns,
                                    WarpTile tile, float (&acc)[kMmasM][kMmasN][4]) {
+    if constexpr (kMmasM == 1) {
+      if (args.plain) return store_plain<T, Config::kWarpN>(args, columns, tile, acc);
+      return GeneralEpilogue::store<T, Config>(args, columns, tile, acc);
+    }
 #pragma unroll 1
     for (; tile.row0 < tile.row_end; tile.row0 += tile.row_step) {
       float block[1][kMmasN][4];
       take_first(block[0], acc);
       GeneralEpilogue::store<T, Config>(args, columns, tile, block);
     }
+  }
+
+ private:
+  // What the other comes to without options, which takes it its time to find out. Taller tiles have
+  // no registers for both.
+  template <class T, int kWarpN, int kMmasN>
+  SM80MOE_DEVICE static void store_plain(const GroupedGemmArgs& args, const TileColumns& columns,
+                                         const WarpTile& tile, const float (&block)[1][kMmasN][4]) {
+    if (args.gated)
+      store_accumulators<T, SwigluEpilogue, kWarpN>(static_cast<T*>(args.out), columns.total, block,
+                                                    tile);
+    else
+      store_halves<T, kWarpN>(args, columns, tile, block);
   }
 };
 

@@ -178,12 +178,15 @@ class Mainloop {
 
   // Copies go out in groups of neighbours, since each change between copies and fragment loads
   // costs issue slots, but small ones, since each copy needs an address. Where packed weights meet
-  // 16 rows issue slots are what is short, and registers are not, unless stages are deep: all of
-  // them go out at once.
+  // few rows issue slots are what is short, and time until the ring has run dry: copies of a stage
+  // go out with its first steps, as many at once as there are registers for.
   template <int kBlocks, bool kIsFine>
   SM80MOE_DEVICE void issue_copies(int step, int block) {
-    if constexpr (Weight::kIsPacked && Config::kMmasM == 1 && Config::kCtaK <= 128) {
-      if (step == 0 && block == kBlocks - 1) loader_.template issue<1, kIsFine>(0);
+    constexpr bool kIsSmall =
+        Config::kMmasM == 1 || (Config::kMmasM == 2 && !Groups::kHasGroupSums);
+    if constexpr (Weight::kIsPacked && kIsSmall) {
+      constexpr int kParts = Config::kCtaK > 128 ? 3 : Config::kMmasM;
+      if (step < kParts && block == kBlocks - 1) loader_.template issue<kParts, kIsFine>(step);
       return;
     }
     constexpr int kGroups = ceil_div(Loader::kCopies, kLastStep * 5);  // a step

@@ -49,8 +49,9 @@ struct GroupedGemmArgs {
   int num_experts;
   int n;
   int k;
-  // For kGated and kUngated, and packed weights, which one kernel computes.
-  bool gated;
+  // For kGated and kUngated, and packed weights, which one kernel computes; and whether there are no
+  // options, for packed weights alone.
+  bool gated, plain;
   TileColumns columns;  // which the launch of a tactic sets
   EpilogueArgs epilogue;
   const float* row_scale;    // [num_source_rows, top_k], of a row's pair; null stands for 1

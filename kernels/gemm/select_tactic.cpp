@@ -128,7 +128,7 @@ double estimate_us(const GemmShape& shape, int tactic, int smem, const DeviceInf
   const double tiles_per_sm = total.tiles / info.num_sms;
   const double uneven = std::ceil(tiles_per_sm) / tiles_per_sm - 1;
   const double dram_us = weight_bytes / info.dram_bytes_per_us * (1 + kUnevenSms * uneven) *
-                         short_pieces(t.cta_k * shape.weight_bits / 8);
+                         (is_packed(shape) ? short_pieces(t.cta_k * shape.weight_bits / 8) : 1.0);
   return std::cbrt(std::pow(compute_us, 3) + std::pow(dram_us, 3)) + kStartUs;
 }
 

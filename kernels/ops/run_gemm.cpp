@@ -70,6 +70,7 @@ void run_gemm(const Checker& check, const DeviceScope& device, gemm::GroupedGemm
               ElementType type, gemm::EpilogueKind epilogue, const char* argument, int64_t tactic,
               gemm::Tactics among) {
   args.gated = gemm::is_gated(epilogue);
+  args.plain = epilogue == gemm::plain(epilogue);
   const WeightFormat format = args.packed.format;
   const gemm::EpilogueKind kind = has_int8_options(args) ? gemm::general(epilogue) : epilogue;
   const gemm::GemmProblem problem{
