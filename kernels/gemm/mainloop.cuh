@@ -268,7 +268,7 @@ class Mainloop {
       constexpr int kShares = kEnd - kBegin;
       const int share = block - kBegin;
       if (share == 0 && begins_slice(step, kIsFine))
-        groups_.read_codes(stage_ + Loader::kGroupsOffset, Groups::part_of(step),
+        groups_.read_codes(stage_ + Loader::kGroupsOffset, Groups::slice_of(step, kIsFine),
                            depth + step * Config::kMmaK);
 #pragma unroll
       for (int i = share * kPairs / kShares * 2; i < (share + 1) * kPairs / kShares * 2; ++i) {

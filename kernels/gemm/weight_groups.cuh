@@ -44,6 +44,8 @@ struct GroupTile {
   // Whether a part of a stage may hold several groups, and whether it always does.
   static constexpr bool kMayBeFine = kWords > 0 && Weight::kLeastGroup < kPartDepth;
   static constexpr bool kIsFine = kMayBeFine && Weight::kMostGroup < kPartDepth;
+  // Whether each slice is a group, whose code there always is.
+  static constexpr bool kSlicesAreGroups = Weight::kHasCodes && Weight::kMostGroup == kSliceDepth;
 
   // Steps for which a scale and a code are good, and the slice and part to which a step's belong.
   static constexpr int steps(bool is_fine) {
@@ -52,7 +54,6 @@ struct GroupTile {
   static constexpr int slice_of(int step, bool is_fine) {
     return step / steps(is_fine) * steps(is_fine) * Config::kMmaK / kSliceDepth;
   }
-  static constexpr int part_of(int step) { return step * Config::kMmaK / kPartDepth; }
 
   // Words lie in an order of rows in which a warp copies those of neighbours: with_neighbours().
   SM80MOE_DEVICE static int offset(int word, int place) {
@@ -199,15 +200,20 @@ class GroupReader {
 
   SM80MOE_DEVICE bool stage_has_one() const { return Tile::has_one_group(args_.packed); }
 
-  // Before fragments of the slice at depth k are made, which is in the stage's part number `part`.
-  SM80MOE_DEVICE void read_codes(uint32_t tile, int part, int k) {
+  // Before fragments of the stage's slice number `slice` are made, which is at depth k.
+  SM80MOE_DEVICE void read_codes(uint32_t tile, int slice, int k) {
     if constexpr (Weight::kHasCodes) {
-      if (args_.packed.codes == nullptr || !begins_group(args_.packed, k)) return;
-      const uint32_t both_halves = 0x4040 | (k >> args_.packed.group_shift & 3) * 0x0101;
+      if (!Tile::kSlicesAreGroups &&
+          (args_.packed.codes == nullptr || !begins_group(args_.packed, k)))
+        return;
+      const int part = slice * Tile::kSliceDepth / Tile::kPartDepth;
+      const int byte = kKeepsCodes ? slice % 4 : k >> args_.packed.group_shift & 3;
       const auto word_of = [&](int mma) {
+        uint32_t& codes = codes_[kKeepsCodes ? mma : 0];
         const int row = place(mma, lane_index() / 4);  // of this lane's fragments
-        const uint32_t codes = ptx::ld_shared_b32(tile + Tile::offset(Tile::kCodeWord + part, row));
-        return Weight::column_word(__byte_perm(codes, 0, both_halves));
+        if (!kKeepsCodes || slice % 4 == 0)
+          codes = ptx::ld_shared_b32(tile + Tile::offset(Tile::kCodeWord + part, row));
+        return Weight::column_word(__byte_perm(codes, 0, 0x4040 | byte * 0x0101));
       };
 #pragma unroll
       for (int i = 0; i < kColumnWords; ++i)
@@ -295,8 +301,12 @@ class GroupReader {
   static constexpr bool kSharesWords = Config::kMmasN > 4;
   static constexpr int kColumnWords = kSharesWords ? Config::kMmasN / 2 : Config::kMmasN;
 
+  // The word that four slices' codes are in, where there are registers for it.
+  static constexpr bool kKeepsCodes = Tile::kSlicesAreGroups && Tile::kPartDepth == 128;
+
   const GroupedGemmArgs& args_;
   const int warp_row_;
+  uint32_t codes_[kKeepsCodes ? Config::kMmasN : 1];
   uint32_t column_[Weight::kHasCodes ? kColumnWords : 1];
   float2 scale_[Tile::kHasGroupSums ? Config::kMmasN : 1];
 };
