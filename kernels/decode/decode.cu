@@ -7,15 +7,12 @@ namespace {
 template <class Rows>
 cudaError_t run_layer_of(const LayerArgs& args, int device, const DeviceInfo& info,
                          cudaStream_t stream) {
-  const auto first = args.first_kernel == FirstKernel::kSwiglu  ? launch_gate_up<Rows, Swiglu>
-                     : args.first_kernel == FirstKernel::kGated ? launch_gate_up<Rows, Gated>
-                                                                : launch_gate_up<Rows, Ungated>;
   const bool has_options = args.weighs_input || args.residual != nullptr || args.w2_bias != nullptr;
-  const auto second =
-      has_options ? launch_down_combine<Rows, true> : launch_down_combine<Rows, false>;
-  const cudaError_t status = first(args, device, info, stream);
-  if (status != cudaSuccess) return status;
-  return second(args, device, info, stream);
+  const auto launch = args.first_kernel == FirstKernel::kUngated ? launch_layer<Rows, Ungated, true>
+                      : args.first_kernel == FirstKernel::kGated ? launch_layer<Rows, Gated, true>
+                      : has_options                              ? launch_layer<Rows, Swiglu, true>
+                                                                 : launch_layer<Rows, Swiglu, false>;
+  return launch(args, device, info, stream);
 }
 
 }  // namespace

@@ -30,7 +30,8 @@ struct DenseRows {
       activation_chunks_ = pair >= 0 ? work.depth() : 0;
     }
     template <class Work>
-    SM80MOE_DEVICE void copy(const Work&, const OwnPlaces& step, unsigned chunk) const {
+    SM80MOE_DEVICE void copy(const Work&, const OwnPlaces&, unsigned) const {}
+    SM80MOE_DEVICE void copy_activations(const OwnPlaces& step, unsigned chunk) const {
       ptx::cp_async_ca_16(step.chunk + kActivations, activations_ + chunk,
                           chunk < activation_chunks_);
     }

@@ -1,5 +1,5 @@
 #pragma once
-// The second kernel's work: out[t, h] = sum_j topk_weights[t, j] * (intermediate[p] . w2_e[h]), and
+// The second half: out[t, h] = sum_j topk_weights[t, j] * (intermediate[p] . w2_e[h]), and
 // with options out[t, h] = residual[t, h] + sum_j weight * (intermediate[p] . w2_e[h] +
 // w2_bias_e[h]) with weights that may be 1.
 
@@ -11,11 +11,11 @@ namespace sm80moe::decode {
 
 // Two neighbouring columns of the output, which all experts add to, belong to one CTA: its warps
 // share the experts, leave each pair's products in shared memory, and add up at the end. Every CTA
-// has so many column pairs, and the first ones have one more.
+// has so many column pairs, and the first ones have one more; those for whose products there is no
+// room have their turn later.
 struct ColumnPairs {
   int each, ctas_with_one_more;
-
-  int most() const { return each + (ctas_with_one_more > 0); }
+  int at_once;
 };
 
 template <class Rows_, bool kHasOptions>
@@ -24,6 +24,7 @@ class Down {
   using Rows = Rows_;
   using T = typename Rows::Element;
   static constexpr bool kStoresByExpert = false;
+  static constexpr bool kActivationsAreThere = false;
 
   // products: [column pairs of the CTA, num_pairs], two rounded values a word.
   SM80MOE_DEVICE Down(const LayerArgs& args, const ExpertGroups& groups, uint32_t* products,
@@ -40,9 +41,16 @@ class Down {
                            : args.topk_weights[token * args.topk_weights_row_stride + choice];
   }
 
+  // Of this turn.
   SM80MOE_DEVICE int num_columns() const {
-    return column_pairs_.each + (blockIdx.x < column_pairs_.ctas_with_one_more);
+    return min_of(num_all_columns() - first_column_, column_pairs_.at_once);
   }
+  // Whether there is another turn. The products of this one may then be overwritten.
+  SM80MOE_DEVICE bool next_turn() {
+    first_column_ += column_pairs_.at_once;
+    return first_column_ < num_all_columns();
+  }
+  SM80MOE_DEVICE bool is_first_turn() const { return first_column_ == 0; }
   SM80MOE_DEVICE int first_tile() const { return uniform_warp_index(); }
   SM80MOE_DEVICE int tile_stride() const { return kWarps; }
   SM80MOE_DEVICE int activation_depth() const { return num_chunks(args_.intermediate_size); }
@@ -74,9 +82,7 @@ class Down {
   SM80MOE_DEVICE void store(int, int pair, int column, float first, float second) const {
     products_[column * num_pairs() + pair] = pack_pair(first, second, T{});
   }
-  SM80MOE_DEVICE void after_last_load() const {}
-
-  // Once all products are there. One thread adds up two columns of one token.
+  // Once all products of the turn are there. One thread adds up two columns of one token.
   SM80MOE_DEVICE void combine() const {
     const int num_sums = num_columns() * args_.num_tokens;
     for (int begin = uniform_warp_index() * kWarpSize; begin < num_sums;
@@ -108,8 +114,11 @@ class Down {
 
  private:
   SM80MOE_DEVICE int num_pairs() const { return args_.num_tokens * args_.top_k; }
+  SM80MOE_DEVICE int num_all_columns() const {
+    return column_pairs_.each + (blockIdx.x < column_pairs_.ctas_with_one_more);
+  }
   SM80MOE_DEVICE int output_column(int column) const {
-    return 2 * (blockIdx.x + column * gridDim.x);
+    return 2 * (blockIdx.x + (first_column_ + column) * gridDim.x);
   }
   // Two neighbours of a row that begins at an element of the matrix.
   SM80MOE_DEVICE float2 columns_of(const void* matrix, int64_t row, int column) const {
@@ -126,6 +135,7 @@ class Down {
   uint32_t* products_;
   ActivationScales& scales_;
   const ColumnPairs& column_pairs_;
+  int first_column_ = 0;     // of this turn
   float router_weight_ = 0;  // of this lane's pair
 };
 

@@ -1,11 +1,10 @@
 #pragma once
-// The first kernel's work: intermediate[p, i] = silu(x[t] . gate_e[i]) * (x[t] . up_e[i]), or what
+// The first half: intermediate[p, i] = silu(x[t] . gate_e[i]) * (x[t] . up_e[i]), or what
 // options make of it.
 
 #include "common/activation.cuh"
 #include "common/numeric.cuh"
 #include "decode/activation_scales.cuh"
-#include "decode/prefetch.cuh"
 #include "decode/row_stream.cuh"
 
 namespace sm80moe::decode {
@@ -78,11 +77,11 @@ template <class Rows_, class Epilogue>
 class GateUp {
  public:
   using Rows = Rows_;
+  static constexpr bool kActivationsAreThere = true;  // before the launch
   static constexpr bool kStoresByExpert = Epilogue::kUsesExpert;
 
-  SM80MOE_DEVICE GateUp(const LayerArgs& args, const ExpertGroups& groups, const Prefetch& prefetch,
-                        ActivationScales& scales)
-      : args_(args), groups_(groups), prefetch_(prefetch), scales_(scales) {}
+  SM80MOE_DEVICE GateUp(const LayerArgs& args, ActivationScales& scales)
+      : args_(args), scales_(scales) {}
 
   SM80MOE_DEVICE int num_columns() const {
     return args_.intermediate_size / Epilogue::kPerTileColumn;
@@ -119,12 +118,9 @@ class GateUp {
   SM80MOE_DEVICE void store(int expert, int pair, int column, float first, float second) const {
     Epilogue::template store<typename Rows::Element>(args_, expert, pair, column, first, second);
   }
-  SM80MOE_DEVICE void after_last_load() const { prefetch_w2(args_, groups_, prefetch_); }
 
  private:
   const LayerArgs& args_;
-  const ExpertGroups& groups_;
-  const Prefetch& prefetch_;
   ActivationScales& scales_;
 };
 

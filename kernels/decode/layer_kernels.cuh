@@ -1,5 +1,7 @@
 #pragma once
-// Both kernels and their launches, for rows of weights of one kind.
+// The kernel and its launch, for rows of weights of one kind.
+
+#include <cooperative_groups.h>
 
 #include <atomic>
 
@@ -16,31 +18,34 @@ inline constexpr int kBytesPerProduct = sizeof(uint32_t);  // of two columns and
 static_assert(kMaxPairs == kWarpSize, "each lane keeps a pair");
 static_assert(kSmemForProducts >= kMaxPairs * kBytesPerProduct, "two columns must fit");
 
-template <class Rows, class Epilogue>
-__global__ void __launch_bounds__(kThreads, 1)
-    gate_up_kernel(const __grid_constant__ LayerArgs args,
-                   const __grid_constant__ TileWidths widths,
-                   const __grid_constant__ Prefetch prefetch) {
-  extern __shared__ __align__(16) uint8_t smem[];
-  ActivationScales scales(smem + kRingBytes);
-  const ExpertGroups groups(args);
-  const GateUp<Rows, Epilogue> work(args, groups, prefetch, scales);
-  stream_rows(work, groups, widths.log2_width_for(groups), smem);
-}
+// What the host works out before the launch.
+struct LayerPlan {
+  TileWidths gate_up_widths, down_widths;
+  ColumnPairs column_pairs;
+};
 
-template <class Rows, bool kHasOptions>
+// All CTAs are resident, so that they can wait for each other: between the halves, when each warp
+// has sent for what it multiplies first in the second one.
+template <class Rows, class Epilogue, bool kHasOptions>
 __global__ void __launch_bounds__(kThreads, 1)
-    down_combine_kernel(const __grid_constant__ LayerArgs args,
-                        const __grid_constant__ TileWidths widths,
-                        const __grid_constant__ ColumnPairs column_pairs) {
+    layer_kernel(const __grid_constant__ LayerArgs args, const __grid_constant__ LayerPlan plan) {
   extern __shared__ __align__(16) uint8_t smem[];
   ActivationScales scales(smem + kRingBytes);
   auto* products = reinterpret_cast<uint32_t*>(smem + kRingBytes + ActivationScales::kBytes);
   const ExpertGroups groups(args);
-  const Down<Rows, kHasOptions> work(args, groups, products, scales, column_pairs);
-  stream_rows(work, groups, widths.log2_width_for(groups), smem);
-  __syncthreads();
-  work.combine();
+  const GateUp<Rows, Epilogue> gate_up(args, scales);
+  stream_rows(gate_up, groups, plan.gate_up_widths.log2_width_for(groups), smem, [] {});
+  Down<Rows, kHasOptions> down(args, groups, products, scales, plan.column_pairs);
+  do {
+    stream_rows(down, groups, plan.down_widths.log2_width_for(groups), smem, [&] {
+      if (down.is_first_turn())
+        cooperative_groups::this_grid().sync();
+      else
+        __syncthreads();
+    });
+    __syncthreads();
+    down.combine();
+  } while (down.next_turn());
 }
 
 // The first launch on a device lifts the kernel's shared-memory limit there.
@@ -54,49 +59,37 @@ cudaError_t allow_smem(Kernel* kernel, int device, std::atomic<bool>* known) {
   return status;
 }
 
-template <class Rows, class Epilogue>
-cudaError_t launch_gate_up(const LayerArgs& args, int device, const DeviceInfo& info,
-                           cudaStream_t stream) {
+template <class Rows>
+LayerPlan plan_layer(const LayerArgs& args, int columns_of_group, int num_ctas) {
+  const int num_pairs = args.num_tokens * args.top_k, column_pairs = args.hidden_size / 2;
+  const int most = ceil_div(column_pairs, num_ctas);
+  const int at_once = min_of(most, kSmemForProducts / (num_pairs * kBytesPerProduct));
+  const auto gate_up_tiles = [&](int groups, int width) {
+    return ceil_div(groups * ceil_div(columns_of_group, width), num_ctas);
+  };
+  const auto down_tiles = [&](int groups, int width) { return groups * ceil_div(at_once, width); };
+  return {{Rows::kLog2Width, Rows::depth(num_chunks(args.hidden_size)), num_pairs, gate_up_tiles},
+          {Rows::kLog2Width, Rows::depth(num_chunks(args.intermediate_size)), num_pairs,
+           down_tiles},
+          {column_pairs / num_ctas, column_pairs % num_ctas, at_once}};
+}
+
+template <class Rows, class Epilogue, bool kHasOptions>
+cudaError_t launch_layer(LayerArgs args, int device, const DeviceInfo& info, cudaStream_t stream) {
   static std::atomic<bool> known[kMaxDevices];
-  const auto kernel = gate_up_kernel<Rows, Epilogue>;
+  const auto kernel = layer_kernel<Rows, Epilogue, kHasOptions>;
   const cudaError_t status = allow_smem(kernel, device, known);
   if (status != cudaSuccess) return status;
   const int num_pairs = args.num_tokens * args.top_k;
-  const int num_columns = args.intermediate_size / Epilogue::kPerTileColumn;
-  const int num_ctas =
-      static_cast<int>(min_of<int64_t>(info.num_sms, int64_t{num_pairs} * num_columns));
-  const auto tiles_of_cta = [&](int groups, int width) {
-    return ceil_div(groups * ceil_div(num_columns, width), num_ctas);
-  };
-  const TileWidths widths(Rows::kLog2Width, Rows::depth(num_chunks(args.hidden_size)), num_pairs,
-                          tiles_of_cta);
-  constexpr int kSmem = kRingBytes + ActivationScales::kBytes;
-  const Prefetch prefetch = prefetch_for<Rows>(args, info);
-  kernel<<<num_ctas, kThreads, kSmem, stream>>>(args, widths, prefetch);
-  return cudaGetLastError();
-}
-
-template <class Rows, bool kHasOptions>
-cudaError_t launch_down_combine(const LayerArgs& args, int device, const DeviceInfo& info,
-                                cudaStream_t stream) {
-  static std::atomic<bool> known[kMaxDevices];
-  const auto kernel = down_combine_kernel<Rows, kHasOptions>;
-  const cudaError_t status = allow_smem(kernel, device, known);
-  if (status != cudaSuccess) return status;
-  const int column_pairs = args.hidden_size / 2, num_pairs = args.num_tokens * args.top_k;
-  const int bytes_per_column_pair = num_pairs * kBytesPerProduct;
-  const int ctas_by_smem = ceil_div(column_pairs, kSmemForProducts / bytes_per_column_pair);
-  const int num_ctas = max_of(min_of(info.num_sms, column_pairs), ctas_by_smem);
-  const ColumnPairs of_cta{column_pairs / num_ctas, column_pairs % num_ctas};
-  const int products = of_cta.most() * bytes_per_column_pair;
-  const int smem = kRingBytes + ActivationScales::kBytes + products;
-  const auto tiles_of_cta = [&](int groups, int width) {
-    return groups * ceil_div(of_cta.most(), width);
-  };
-  const TileWidths widths(Rows::kLog2Width, Rows::depth(num_chunks(args.intermediate_size)),
-                          num_pairs, tiles_of_cta);
-  kernel<<<num_ctas, kThreads, smem, stream>>>(args, widths, of_cta);
-  return cudaGetLastError();
+  const int columns_of_group = args.intermediate_size / Epilogue::kPerTileColumn;
+  const int64_t most_tiles =
+      max_of(int64_t{num_pairs} * columns_of_group, int64_t{args.hidden_size} / 2);
+  const int num_ctas = static_cast<int>(min_of<int64_t>(info.num_sms, most_tiles));
+  LayerPlan plan = plan_layer<Rows>(args, columns_of_group, num_ctas);
+  const int products = plan.column_pairs.at_once * num_pairs * kBytesPerProduct;
+  void* arguments[] = {&args, &plan};
+  return cudaLaunchCooperativeKernel(kernel, dim3(num_ctas), dim3(kThreads), arguments,
+                                     kRingBytes + ActivationScales::kBytes + products, stream);
 }
 
 }  // namespace sm80moe::decode

@@ -9,12 +9,10 @@ namespace {
 template <class Rows>
 cudaError_t run_layer_of(const LayerArgs& args, int device, const DeviceInfo& info,
                          cudaStream_t stream) {
-  const auto first = args.first_kernel == FirstKernel::kSwiglu  ? launch_gate_up<Rows, Swiglu>
-                     : args.first_kernel == FirstKernel::kGated ? launch_gate_up<Rows, Gated>
-                                                                : launch_gate_up<Rows, Ungated>;
-  const cudaError_t status = first(args, device, info, stream);
-  if (status != cudaSuccess) return status;
-  return launch_down_combine<Rows, true>(args, device, info, stream);
+  const auto launch = args.first_kernel == FirstKernel::kSwiglu  ? launch_layer<Rows, Swiglu, true>
+                      : args.first_kernel == FirstKernel::kGated ? launch_layer<Rows, Gated, true>
+                                                                 : launch_layer<Rows, Ungated, true>;
+  return launch(args, device, info, stream);
 }
 
 // int8 with a scale a row is a case of its own; where only one of both weights has no zero points,

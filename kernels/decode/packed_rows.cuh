@@ -118,6 +118,7 @@ struct PackedRows {
       ptx::cp_async_4(step.word + kCodes + kWordArray, packed.codes + (second_codes_ + word),
                       valid);
     }
+    SM80MOE_DEVICE void copy_activations(const OwnPlaces&, unsigned) const {}
     // Scales of rows are wanted when all of a tile is added up.
     template <class Work>
     SM80MOE_DEVICE void copy_last(const Work& work, const OwnPlaces& step) const {

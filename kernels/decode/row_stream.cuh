@@ -1,5 +1,5 @@
 #pragma once
-// The loop of both kernels: products of weight rows with the activations of their expert's pairs.
+// The loop of both halves: products of weight rows with the activations of their expert's pairs.
 // What weights are, a policy knows: dense_rows.cuh, packed_rows.cuh.
 
 #include "common/limits.h"
@@ -66,6 +66,10 @@ class Tiling {
   const int log2_width_, log2_slices_, lanes_per_row_;
 };
 
+// What of a step is sent for. Weights, and what belongs to them, are there before the launch;
+// activations may be what other CTAs have yet to write.
+enum class Sent { kAll, kWeights, kActivations };
+
 // Sends for step after step of what a warp must read, across tiles and experts.
 template <class Work>
 class Loader {
@@ -77,24 +81,30 @@ class Loader {
       : work_(work), groups_(groups), tiling_(tiling), tiles_(tiles), tile_(work.first_tile()) {}
 
   // Always commits a group of copies, an empty one when everything is on its way.
+  template <Sent kSent = Sent::kAll>
   SM80MOE_DEVICE void issue(const OwnPlaces& step) {
-    if (steps_ > 0 || begin_tile()) copy(step);
+    if (steps_ > 0 || begin_tile()) copy<kSent>(step);
     ptx::cp_async_commit();
   }
 
  private:
+  template <Sent kSent>
   SM80MOE_DEVICE void copy(const OwnPlaces& step) {
+    if (kSent != Sent::kActivations) copy_weights(step);
+    if (kSent != Sent::kWeights) beside_.copy_activations(step, chunk_);
+    chunk_ += tiling_.lanes_per_row();
+    if (--steps_ > 0) return;
+    if (kSent != Sent::kActivations) beside_.copy_last(work_, step);
+    tile_ += work_.tile_stride();
+  }
+
+  SM80MOE_DEVICE void copy_weights(const OwnPlaces& step) {
     const uint4* const weights = work_.weights();
     const bool has_weights = chunk_ < weight_chunks_;
     const int first = row_ + chunk_, second = first + work_.second_row();
     ptx::cp_async_16(step.chunk, weights + first, has_weights);
     ptx::cp_async_16(step.chunk + kChunkArray, weights + second, has_weights);
     beside_.copy(work_, step, chunk_);
-    chunk_ += tiling_.lanes_per_row();
-    if (--steps_ > 0) return;
-    beside_.copy_last(work_, step);
-    tile_ += work_.tile_stride();
-    if (tile_ >= tiles_.size()) work_.after_last_load();
   }
 
   // What this lane copies of: a column of the tile, and a pair of the group, if there are so many.
@@ -220,22 +230,37 @@ class Multiplier {
   Sum sums_[4];
 };
 
+template <Sent kSent, class Work>
+SM80MOE_DEVICE void send_first_steps(Loader<Work>& loader, const OwnPlaces& places) {
+#pragma unroll 1
+  for (int i = 0; i < kStages; ++i) loader.template issue<kSent>(places + i * kStepBytes);
+}
+
 // All that one warp computes, in tiles of 1 << log2_width columns. `ring` is the CTA's, kRingBytes
-// long.
-template <class Work>
+// long, and may serve one call after the other. before_activations() is called when the first
+// weights are on their way, and activations not yet.
+template <class Work, class BeforeActivations>
 SM80MOE_DEVICE void stream_rows(const Work& work, const ExpertGroups& groups, int log2_width,
-                                void* ring) {
-  constexpr bool kLanesShare = Work::Rows::kLanesShare;
+                                void* ring, const BeforeActivations& before_activations) {
+  using Rows = typename Work::Rows;
   const uint32_t steps = ptx::shared_address(ring) + uniform_warp_index() * (kStages * kStepBytes);
   const OwnPlaces places{ptx::worked_out(steps + lane_index() * sizeof(uint4)),
                          ptx::worked_out(steps + lane_index() * sizeof(uint32_t))};
   const Tiling tiling(log2_width);
   const Tiles tiles(groups, tiling.num_tiles(work.num_columns()));
   Loader<Work> loader(work, groups, tiling, tiles);
-  Multiplier<Work> multiplier(work, groups, tiling, tiles);
-#pragma unroll 1
-  for (int i = 0; i < kStages; ++i) loader.issue(places + i * kStepBytes);
+  if constexpr (Rows::kReadsActivations || Work::kActivationsAreThere) {
+    send_first_steps<Sent::kAll>(loader, places);
+    before_activations();
+  } else {
+    Loader<Work> ahead = loader;
+    send_first_steps<Sent::kWeights>(ahead, places);
+    before_activations();
+    send_first_steps<Sent::kActivations>(loader, places);
+  }
   work.after_first_loads();
+
+  Multiplier<Work> multiplier(work, groups, tiling, tiles);
   uint32_t oldest = 0;
 #pragma unroll 1
   while (multiplier.has_tile()) {
@@ -243,9 +268,9 @@ SM80MOE_DEVICE void stream_rows(const Work& work, const ExpertGroups& groups, in
 #pragma unroll 1
     do {
       ptx::cp_async_wait<kStages - 1>();
-      if (kLanesShare) __syncwarp();
+      if (Rows::kLanesShare) __syncwarp();
       multiplier.multiply(places + oldest);
-      if (kLanesShare) __syncwarp();
+      if (Rows::kLanesShare) __syncwarp();
       loader.issue(places + oldest);
       oldest = oldest == (kStages - 1) * kStepBytes ? 0 : oldest + kStepBytes;
     } while (multiplier.has_step());
