@@ -12,24 +12,30 @@ SM80MOE_DEVICE uint32_t largest_of_pair(float2 pair) {
   return max_of(magnitude(pair.x), magnitude(pair.y));
 }
 
+// Of the threads that share a row: a warp, or all of the CTA.
 template <int kThreads>
-SM80MOE_DEVICE uint32_t cta_max(uint32_t value) {
-  __shared__ uint32_t of_warp[kThreads / kWarpSize];
+SM80MOE_DEVICE uint32_t max_of_row(uint32_t value) {
   value = warp_max(value);
-  if (lane_index() == 0) of_warp[warp_index()] = value;
-  __syncthreads();
+  if constexpr (kThreads > kWarpSize) {
+    __shared__ uint32_t of_warp[kThreads / kWarpSize];
+    if (lane_index() == 0) of_warp[warp_index()] = value;
+    __syncthreads();
 #pragma unroll
-  for (int warp = 0; warp < kThreads / kWarpSize; ++warp) value = max_of(value, of_warp[warp]);
+    for (int warp = 0; warp < kThreads / kWarpSize; ++warp) value = max_of(value, of_warp[warp]);
+  }
   return value;
 }
 
-// A CTA holds a row in registers, so that each number is read once, and all before any is written:
-// int8 may take the 16-bit numbers' place.
-template <class T, int kThreads, int kChunks>
-__global__ void __launch_bounds__(kThreads) quantize_kernel(const QuantizeArgs args) {
-  const int64_t index = blockIdx.x;
+// So many threads hold a row in registers, so that each number is read once, and all before any is
+// written: int8 may take the 16-bit numbers' place.
+template <class T, int kThreads, int kRows, int kChunks>
+__global__ void __launch_bounds__(kThreads* kRows) quantize_kernel(const QuantizeArgs args) {
+  static_assert(kRows == 1 || kThreads == kWarpSize, "a barrier is for one row");
+  const int thread = threadIdx.x % kThreads;
+  const int64_t index = int64_t{blockIdx.x} * kRows + threadIdx.x / kThreads;
+  if (index >= args.num_rows) return;
   const T* row = static_cast<const T*>(args.rows) + index * args.row_stride;
-  const int first = threadIdx.x * kColumnsPerChunk;
+  const int first = thread * kColumnsPerChunk;
   constexpr int kColumnsPerPass = kThreads * kColumnsPerChunk;
   uint4 chunks[kChunks];
   uint32_t largest = 0;
@@ -43,7 +49,7 @@ __global__ void __launch_bounds__(kThreads) quantize_kernel(const QuantizeArgs a
     for (const uint32_t pair : {chunk.x, chunk.y, chunk.z, chunk.w})
       largest = max_of(largest, largest_of_pair(unpack_pair(pair, T{})));
 
-  largest = cta_max<kThreads>(largest);
+  largest = max_of_row<kThreads>(largest);
   const Int8Quantizer quantizer = args.range != nullptr
                                       ? int8_quantizer(args.range->scale, args.range->zero_point)
                                       : quantizer_of_largest(largest);
@@ -60,21 +66,29 @@ __global__ void __launch_bounds__(kThreads) quantize_kernel(const QuantizeArgs a
       words = {quantizer.store(a.x, a.y, b.x, b.y), quantizer.store(c.x, c.y, d.x, d.y)};
     *reinterpret_cast<uint2*>(stored + col) = words;
   }
-  if (threadIdx.x == 0) args.scale[index] = quantizer.scale;
+  if (thread == 0) args.scale[index] = quantizer.scale;
 }
 
-template <class T, int kThreads, int kChunks>
+template <class T, int kThreads, int kRows, int kChunks>
 bool launch_if_fits(const QuantizeArgs& args, cudaStream_t stream) {
   if (args.num_columns > kThreads * kChunks * kColumnsPerChunk) return false;
-  quantize_kernel<T, kThreads, kChunks><<<args.num_rows, kThreads, 0, stream>>>(args);
+  quantize_kernel<T, kThreads, kRows, kChunks>
+      <<<ceil_div(args.num_rows, kRows), kThreads * kRows, 0, stream>>>(args);
   return true;
 }
+
+// With so many rows a warp a row keeps the device busy, and none waits for a barrier.
+constexpr int kManyRows = 1024;
 
 template <class T>
 cudaError_t launch(const QuantizeArgs& args, cudaStream_t stream) {
   const bool fits =
-      launch_if_fits<T, 128, 1>(args, stream) || launch_if_fits<T, 128, 4>(args, stream) ||
-      launch_if_fits<T, 256, 8>(args, stream) || launch_if_fits<T, 1024, 8>(args, stream);
+      (args.num_rows >= kManyRows &&
+       (launch_if_fits<T, kWarpSize, 4, 4>(args, stream) ||
+        launch_if_fits<T, kWarpSize, 4, 8>(args, stream) ||
+        launch_if_fits<T, kWarpSize, 4, 16>(args, stream))) ||
+      launch_if_fits<T, 128, 1, 1>(args, stream) || launch_if_fits<T, 128, 1, 4>(args, stream) ||
+      launch_if_fits<T, 256, 1, 8>(args, stream) || launch_if_fits<T, 1024, 1, 8>(args, stream);
   return fits ? cudaGetLastError() : cudaErrorInvalidValue;
 }
 

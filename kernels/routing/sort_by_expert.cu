@@ -29,6 +29,9 @@ class Segment {
     end_ = min_of<int64_t>(int64_t{begin_} + kRun * runs_a_thread, args.num_pairs);
   }
 
+  SM80MOE_DEVICE int size() const { return end_ - begin_; }
+  SM80MOE_DEVICE int pair(int index) const { return begin_ + index; }
+
   // Calls visit(pair, expert) in the order of the pairs.
   template <class Visit>
   SM80MOE_DEVICE void for_each_pair(Visit visit) const {
@@ -79,24 +82,44 @@ struct Counts {
   int own;    // pairs of this one
 };
 
-SM80MOE_DEVICE Counts count_pairs(const Segment& segment, int expert) {
+// Which of a thread's pairs are whose, as far as a word has bits for them.
+struct Marks {
+  uint32_t own = 0, invalid = 0;
+};
+constexpr int kMarks = 32;
+
+SM80MOE_DEVICE Counts count_pairs(const Segment& segment, int expert, Marks& marks) {
   Counts counts = {0, 0};
+  uint32_t bit = 1;
   segment.for_each_pair([&](int, int its_expert) {
-    counts.lower += its_expert != kInvalidExpert && its_expert < expert;
-    counts.own += its_expert == expert;
+    const bool is_own = its_expert == expert, is_invalid = its_expert == kInvalidExpert;
+    counts.lower += !is_invalid && its_expert < expert;
+    counts.own += is_own;
+    marks.own |= is_own ? bit : 0;
+    marks.invalid |= is_invalid ? bit : 0;
+    bit <<= 1;
   });
   return counts;
 }
 
 // Writes the rows of this CTA's expert from `row` on; that of expert 0 also marks invalid pairs.
-SM80MOE_DEVICE void place_pairs(const SortArgs& args, const Segment& segment, int expert, int row) {
-  segment.for_each_pair([&](int pair, int its_expert) {
-    if (its_expert == expert) {
-      args.row_index[row] = pair;
-      args.row_position[pair] = row++;
-    }
-    if (expert == 0 && its_expert == kInvalidExpert) args.row_position[pair] = -1;
-  });
+SM80MOE_DEVICE void place_pairs(const SortArgs& args, const Segment& segment, int expert, int row,
+                                Marks marks) {
+  const auto place = [&](int pair) {
+    args.row_index[row] = pair;
+    args.row_position[pair] = row++;
+  };
+  if (segment.size() > kMarks) {  // the ids are read once more
+    segment.for_each_pair([&](int pair, int its_expert) {
+      if (its_expert == expert) place(pair);
+      if (expert == 0 && its_expert == kInvalidExpert) args.row_position[pair] = -1;
+    });
+    return;
+  }
+  for (; marks.own != 0; marks.own &= marks.own - 1) place(segment.pair(__ffs(marks.own) - 1));
+  if (expert != 0) return;
+  for (; marks.invalid != 0; marks.invalid &= marks.invalid - 1)
+    args.row_position[segment.pair(__ffs(marks.invalid) - 1)] = -1;
 }
 
 // What one CTA writes for all: the end of the rows, and the counters.
@@ -113,7 +136,8 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize, 1)
   const int expert = blockIdx.x, warp = warp_index(), lane = lane_index();
   const Segment segment(args);
 
-  const Counts counts = count_pairs(segment, expert);
+  Marks marks;
+  const Counts counts = count_pairs(segment, expert, marks);
   const int own_up_to_lane = warp_inclusive_sum(counts.own);
   const int lower_of_warp = warp_sum(counts.lower);
   if (lane == kWarpSize - 1) counts_of_warp[warp] = {lower_of_warp, own_up_to_lane};
@@ -124,7 +148,8 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize, 1)
   const int own_before_warp = warp_sum(lane < warp ? of_lane.own : 0);
 
   if (threadIdx.x == 0) args.expert_offsets[expert] = first_row;
-  place_pairs(args, segment, expert, first_row + own_before_warp + own_up_to_lane - counts.own);
+  place_pairs(args, segment, expert, first_row + own_before_warp + own_up_to_lane - counts.own,
+              marks);
   if (expert == args.num_experts - 1) finish(args, first_row + warp_sum(of_lane.own));
 }
 
