@@ -148,15 +148,32 @@ class Mainloop {
   // nor shared memory wait for a burst of the other.
   template <int kBlocks, bool kIsFine>
   SM80MOE_DEVICE void inner_step(Accumulator& acc, int step, int depth) {
-    constexpr int kAhead = ahead(kBlocks);
     if (ends_group(step + 1, kIsFine))
       groups_.read_scales(stage_ + Loader::kGroupsOffset, Groups::slice_of(step, kIsFine));
-    if (begins_slice(step, kIsFine))
-      groups_.template change_units<kBlocks>(acc, stage_ + Loader::kGroupsOffset,
-                                             Groups::slice_of(step, kIsFine),
-                                             depth + step * Config::kMmaK);
+    if constexpr (Groups::kChangesUnits) {
+      const uint32_t groups = stage_ + Loader::kGroupsOffset;
+      const int slice = Groups::slice_of(step, kIsFine), k = depth + step * Config::kMmaK;
+      if (begins_slice(step, kIsFine) && groups_.changes_units_at(k)) {
+        const auto ratios = groups_.read_ratios(groups, slice);
+        // In a step of its own, whose mma keep the tensor cores busy meanwhile. There would be too
+        // many of them where many groups begin in a stage.
+        if constexpr (!kIsFine && Weight::changes_units_in_step(Config::kTactic))
+          return multiply_step<kBlocks, kIsFine>(acc, step, depth, [&](int block) {
+            groups_.change_units(acc[block], ratios);
+          });
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block) groups_.change_units(acc[block], ratios);
+      }
+    }
+    multiply_step<kBlocks, kIsFine>(acc, step, depth, [](int) {});
+  }
+
+  template <int kBlocks, bool kIsFine, class Before>
+  SM80MOE_DEVICE void multiply_step(Accumulator& acc, int step, int depth, const Before& before) {
+    constexpr int kAhead = ahead(kBlocks);
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
+      before(block);
       load_w<0, kBlocks>(block, step + 1);
       if (!kInPlace)
         load_a<kBlocks>(block, step + 1);

@@ -66,6 +66,8 @@ struct PackedWeight : Numbers {
   }
   static constexpr bool saves_registers(const Tactic&) { return false; }
   static constexpr bool has_one_fine_loop(const Tactic&) { return false; }
+  // Whether sums change units among the mma of a step, for which ratios are kept.
+  static constexpr bool changes_units_in_step(const Tactic&) { return true; }
 
   static constexpr bool has_tactic(const Tactic& t) { return has_packed_tactic(t, Numbers::kBits); }
 
@@ -102,11 +104,10 @@ struct Int8Weight : PackedWeight<Int8Numbers<T>> {
 };
 template <class T>
 struct Int8GroupWeight : PackedWeight<Int8GroupNumbers<T>> {
-  // More would spill.
-  static constexpr int min_warps(const Tactic& t) {
-    return t.cta_m <= 16 ? 16 : t.cta_m == 32 ? 12 : 1;
-  }
   static constexpr bool has_one_fine_loop(const Tactic& t) { return t.cta_m * t.cta_n >= 64 * 256; }
+  static constexpr bool changes_units_in_step(const Tactic& t) {
+    return t.cta_m != 64 || t.cta_n != 256;
+  }
 };
 template <class T>
 struct Int4Weight : PackedWeight<Int4Numbers<T>> {

@@ -263,26 +263,32 @@ class GroupReader {
     }
   }
 
-  // Before the sums of the slice at depth k, the stage's slice number `slice`. Of all blocks at
-  // once: with a branch a block the mma of every stage were scheduled apart.
-  template <int kBlocks, class Sum>
-  SM80MOE_DEVICE void change_units(Sum (&acc)[Config::kMmasM][Config::kSumsN][4], uint32_t tile,
-                                   int slice, int k) const {
-    if constexpr (Tile::kChangesUnits) {
-      if (!changes_units(args_.packed, k, args_.k)) return;
+  // Whether sums must change units before those of the slice at depth k; by what, from the stage's
+  // slice of that number; and the change, for a block of rows.
+  SM80MOE_DEVICE bool changes_units_at(int k) const {
+    return changes_units(args_.packed, k, args_.k);
+  }
+  struct Ratios {
+    float2 of_mma[Config::kMmasN];
+  };
+  SM80MOE_DEVICE Ratios read_ratios(uint32_t tile, int slice) const {
+    Ratios ratios;
 #pragma unroll
-      for (int mma = 0; mma < Config::kMmasN; ++mma) {
-        const int row = place(mma, lane_index() % 4 * 2);
-        const float2 before = ptx::ld_shared_v2_f32(tile + Tile::offset(2 * slice, row));
-        const float2 now = ptx::ld_shared_v2_f32(tile + Tile::offset(2 * slice + 1, row));
-        const float ratio[] = {before.x * ptx::rcp_approx(now.x),
-                               before.y * ptx::rcp_approx(now.y)};
-#pragma unroll
-        for (int block = 0; block < kBlocks; ++block)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) acc[block][mma][e] *= ratio[e % 2];
-      }
+    for (int mma = 0; mma < Config::kMmasN; ++mma) {
+      const int row = place(mma, lane_index() % 4 * 2);
+      const float2 before = ptx::ld_shared_v2_f32(tile + Tile::offset(2 * slice, row));
+      const float2 now = ptx::ld_shared_v2_f32(tile + Tile::offset(2 * slice + 1, row));
+      ratios.of_mma[mma] = {before.x * ptx::rcp_approx(now.x), before.y * ptx::rcp_approx(now.y)};
     }
+    return ratios;
+  }
+  template <class Sum>
+  SM80MOE_DEVICE static void change_units(Sum (&block)[Config::kMmasN][4], const Ratios& ratios) {
+#pragma unroll
+    for (int mma = 0; mma < Config::kMmasN; ++mma)
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        block[mma][e] *= e % 2 == 0 ? ratios.of_mma[mma].x : ratios.of_mma[mma].y;
   }
 
  private:
