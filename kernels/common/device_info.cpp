@@ -32,7 +32,6 @@ cudaError_t query(int device, DeviceInfo* info) {
       {&info->smem_per_sm, cudaDevAttrMaxSharedMemoryPerMultiprocessor},
       {&info->smem_per_cta, cudaDevAttrMaxSharedMemoryPerBlockOptin},
       {&info->smem_reserved_per_cta, cudaDevAttrReservedSharedMemoryPerBlock},
-      {&info->l2_bytes, cudaDevAttrL2CacheSize},
       {&clock_khz, cudaDevAttrClockRate},
       {&memory_clock_khz, cudaDevAttrMemoryClockRate},
       {&bus_bits, cudaDevAttrGlobalMemoryBusWidth},

@@ -11,9 +11,8 @@ struct DeviceInfo {
   int smem_per_sm = 0;            // bytes that the CTAs of one SM share
   int smem_per_cta = 0;           // opt-in limit of one CTA, in bytes
   int smem_reserved_per_cta = 0;  // bytes the system takes from smem_per_sm for each CTA
-  int l2_bytes = 0;
-  double dram_bytes_per_us = 0;  // what can be read, by clock and bus width
-  double mma_flops_per_us = 0;   // of one SM, by clock and generation
+  double dram_bytes_per_us = 0;   // what can be read, by clock and bus width
+  double mma_flops_per_us = 0;    // of one SM, by clock and generation
 };
 
 // Fills `info` with the limits of `device`, lowered to what set_shared_memory_limit allows.

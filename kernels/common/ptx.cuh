@@ -68,11 +68,6 @@ SM80MOE_DEVICE void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" :: "n"(kPending) : "memory");
 }
 
-// Fetches the 32-byte sector of `address` into L2; nobody waits for it.
-SM80MOE_DEVICE void prefetch_global_l2(const void* address) {
-  asm volatile("prefetch.global.L2 [%0];" :: "l"(address));
-}
-
 SM80MOE_DEVICE uint4 ld_global_v4_b32(const uint4* address) {
   uint4 four;
   asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];"

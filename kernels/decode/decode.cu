@@ -8,10 +8,10 @@ template <class Rows>
 cudaError_t run_layer_of(const LayerArgs& args, int device, const DeviceInfo& info,
                          cudaStream_t stream) {
   const bool has_options = args.weighs_input || args.residual != nullptr || args.w2_bias != nullptr;
-  const auto launch = args.first_kernel == FirstKernel::kUngated ? launch_layer<Rows, Ungated, true>
-                      : args.first_kernel == FirstKernel::kGated ? launch_layer<Rows, Gated, true>
-                      : has_options                              ? launch_layer<Rows, Swiglu, true>
-                                                                 : launch_layer<Rows, Swiglu, false>;
+  const auto launch = args.first_half == FirstHalf::kUngated ? launch_layer<Rows, Ungated, true>
+                      : args.first_half == FirstHalf::kGated ? launch_layer<Rows, Gated, true>
+                      : has_options                          ? launch_layer<Rows, Swiglu, true>
+                                                             : launch_layer<Rows, Swiglu, false>;
   return launch(args, device, info, stream);
 }
 

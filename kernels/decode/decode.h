@@ -1,5 +1,5 @@
 #pragma once
-// The whole layer for few rows, in two launches. Plain C++; no Torch, and nothing of the GEMMs.
+// The whole layer for few rows, in one launch. Plain C++; no Torch, and nothing of the GEMMs.
 
 #include <cuda_runtime_api.h>
 
@@ -13,8 +13,8 @@
 
 namespace sm80moe::decode {
 
-// Which kernel makes the intermediate.
-enum class FirstKernel {
+// What makes the intermediate.
+enum class FirstHalf {
   kSwiglu,   // silu(gate) * up
   kGated,    // the same with options
   kUngated,  // activation(sum): of two neighbouring columns, one in place of gate and one of up
@@ -22,7 +22,7 @@ enum class FirstKernel {
 
 // out[t] = sum_j topk_weights[t, j] * (silu(x[t] @ gate_e.T) * (x[t] @ up_e.T)) @ w2_e.T with
 // e = topk_ids[t, j]; options as in GroupedGemmArgs and CombineArgs. A pair p = t * top_k + j is
-// one (token, choice). Strides are in elements. The order is that in which the kernels ask for
+// one (token, choice). Strides are in elements. The order is that in which the kernel asks for
 // them.
 struct LayerArgs {
   ExpertIds topk_ids;  // [num_tokens, top_k]
@@ -43,7 +43,7 @@ struct LayerArgs {
   int64_t topk_weights_row_stride;
   void* out;  // [num_tokens, hidden_size]
   int64_t out_row_stride;
-  FirstKernel first_kernel;
+  FirstHalf first_half;
   EpilogueArgs epilogue;  // for kGated and kUngated
   bool weighs_input;      // topk_weights scale the first sums, and not the second
   const void* residual;   // [num_tokens, hidden_size] or null; may be `out`
@@ -63,7 +63,7 @@ inline constexpr int kSmemBytes = 98 * 1024;  // of a CTA, at most
 // From the first byte of w13 or w2 to the last: the kernels count 16-byte chunks in 32 bits.
 inline constexpr int64_t kMaxWeightBytes = int64_t{INT32_MAX} * 16;
 
-// These kernels save about 7 us of launches and prologues. With up to two rows an expert they
+// These kernels save 7 us of launches and prologues and more. With up to two rows an expert they
 // stream as the tiles of the GEMMs do; with more, 3 to 5% slower: then the tiles win beyond this
 // time of reading weights. Measured: H100, 2026-11-23, six models at 1 to 16 tokens; packed
 // weights: H200, 2026-11-29, six models at 1 and 4 tokens.

@@ -9,9 +9,9 @@ namespace {
 template <class Rows>
 cudaError_t run_layer_of(const LayerArgs& args, int device, const DeviceInfo& info,
                          cudaStream_t stream) {
-  const auto launch = args.first_kernel == FirstKernel::kSwiglu  ? launch_layer<Rows, Swiglu, true>
-                      : args.first_kernel == FirstKernel::kGated ? launch_layer<Rows, Gated, true>
-                                                                 : launch_layer<Rows, Ungated, true>;
+  const auto launch = args.first_half == FirstHalf::kSwiglu  ? launch_layer<Rows, Swiglu, true>
+                      : args.first_half == FirstHalf::kGated ? launch_layer<Rows, Gated, true>
+                                                             : launch_layer<Rows, Ungated, true>;
   return launch(args, device, info, stream);
 }
 

@@ -83,10 +83,9 @@ constexpr int kManyRows = 1024;
 template <class T>
 cudaError_t launch(const QuantizeArgs& args, cudaStream_t stream) {
   const bool fits =
-      (args.num_rows >= kManyRows &&
-       (launch_if_fits<T, kWarpSize, 4, 4>(args, stream) ||
-        launch_if_fits<T, kWarpSize, 4, 8>(args, stream) ||
-        launch_if_fits<T, kWarpSize, 4, 16>(args, stream))) ||
+      (args.num_rows >= kManyRows && (launch_if_fits<T, kWarpSize, 4, 4>(args, stream) ||
+                                      launch_if_fits<T, kWarpSize, 4, 8>(args, stream) ||
+                                      launch_if_fits<T, kWarpSize, 4, 16>(args, stream))) ||
       launch_if_fits<T, 128, 1, 1>(args, stream) || launch_if_fits<T, 128, 1, 4>(args, stream) ||
       launch_if_fits<T, 256, 1, 8>(args, stream) || launch_if_fits<T, 1024, 1, 8>(args, stream);
   return fits ? cudaGetLastError() : cudaErrorInvalidValue;

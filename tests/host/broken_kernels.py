@@ -754,7 +754,35 @@ BROKEN_KERNELS = [
     broken_decode(
         "products_added_up_without_barrier",
         {"race", "uninitialised"},
-        Edit(LAYER_KERNELS, "  __syncthreads();\n", ""),
+        Edit(LAYER_KERNELS, "    __syncthreads();\n    down.combine();", "    down.combine();"),
+    ),
+    broken_decode(
+        "second_half_does_not_wait_for_the_grid",
+        {"race", "uninitialised"},
+        Edit(LAYER_KERNELS, "cooperative_groups::this_grid().sync();", "__syncthreads();"),
+    ),
+    broken_decode(
+        "intermediate_read_before_the_grid_has_met",
+        {"race", "uninitialised"},
+        Edit(STREAM, "send_first_steps<Sent::kWeights>(ahead", "send_first_steps<Sent::kAll>(ahead"),
+    ),
+    broken_decode(
+        "products_of_a_turn_not_waited_for",
+        {"race"},
+        Edit(LAYER_KERNELS, "      else\n        __syncthreads();\n", ""),
+        top_k=32,
+        hidden=264,
+        intermediate=8,
+        sms=1,
+    ),
+    broken_decode(
+        "columns_of_the_first_turn_again",
+        {"wrong-result", "uninitialised"},
+        Edit(DOWN, "(first_column_ + column) * gridDim.x", "column * gridDim.x"),
+        top_k=32,
+        hidden=264,
+        intermediate=8,
+        sms=1,
     ),
     broken_decode(
         "invalid_pair_added_up",
@@ -775,16 +803,6 @@ BROKEN_KERNELS = [
         top_k=3,
         ids="last",
         weights="cancelling",
-    ),
-    broken_decode(
-        "prefetched_past_the_last_expert",
-        {"out-of-bounds"},
-        Edit(
-            "decode/prefetch.cuh",
-            "groups, prefetch.blocks_of_expert",
-            "groups, 2 * prefetch.blocks_of_expert",
-        ),
-        ids="last",
     ),
     broken_packed_decode(
         "groups_of_a_quad_not_told_apart",

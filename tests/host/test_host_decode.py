@@ -36,7 +36,7 @@ HAZARDS: dict[str, dict[str, object]] = {
     "padded_rows": {"tokens": 3, "top_k": 5, "pad": 8},
     "one_sm": {"tokens": 2, "top_k": 6, "sms": 1},
     "more_sms_than_columns": {"tokens": 2, "top_k": 1, "hidden": 8, "intermediate": 8, "sms": 40},
-    "products_of_several_ctas": {"top_k": 32, "hidden": 264, "intermediate": 8, "sms": 1},
+    "products_in_turns": {"top_k": 32, "hidden": 264, "intermediate": 8, "sms": 1},
 }
 
 

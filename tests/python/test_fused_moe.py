@@ -138,6 +138,12 @@ def test_few_rows_of_any_size(num_tokens, num_experts, hidden_size, intermediate
     check(problem.make(device), problem)
 
 
+def test_few_rows_of_more_columns_than_an_sm_has_room_for(device):
+    """The products of a column and all pairs wait in shared memory: columns have turns."""
+    problem = Problem(8, 5, 4, 16384, 40)
+    check(problem.make(device), problem)
+
+
 def test_every_expert_is_chosen(device):
     problem = Problem(9, 8, 8)
     check(problem.make(device), problem)
@@ -336,12 +342,13 @@ def test_graph_replay_with_other_routings(num_tokens, cuda):
 
 
 @pytest.mark.gpu
-def test_two_streams_at_once(cuda):
-    inputs = [Problem(n, 16, 4, 1024, 512).make(cuda) for n in (700, 5)]
+def test_several_streams_at_once(cuda):
+    """Two of them run launches in which all CTAs wait for each other."""
+    inputs = [Problem(n, 16, 4, 1024, 512).make(cuda) for n in (700, 5, 3)]
     expected = [fused_moe(*each) for each in inputs]
     torch.cuda.synchronize()
     streams = [torch.cuda.Stream() for _ in inputs]
-    results: list[list[torch.Tensor]] = [[], []]
+    results: list[list[torch.Tensor]] = [[] for _ in inputs]
     for _ in range(20):
         for stream, each, outs in zip(streams, inputs, results, strict=True):
             with torch.cuda.stream(stream):

@@ -21,7 +21,7 @@ namespace {
 
 using sm80moe::ElementType;
 using sm80moe::WeightFormat;
-using sm80moe::decode::FirstKernel;
+using sm80moe::decode::FirstHalf;
 using sm80moe::decode::LayerArgs;
 
 constexpr uint16_t kUntouched = 0xffff;  // the poison of fresh device memory
@@ -140,9 +140,9 @@ class Problem {
     args.num_experts = shape_.experts;
     args.hidden_size = shape_.hidden;
     args.intermediate_size = shape_.intermediate;
-    args.first_kernel = !epilogue_.gated()                        ? FirstKernel::kUngated
-                        : epilogue_.has_options() || weigh_input_ ? FirstKernel::kGated
-                                                                  : FirstKernel::kSwiglu;
+    args.first_half = !epilogue_.gated()                        ? FirstHalf::kUngated
+                      : epilogue_.has_options() || weigh_input_ ? FirstHalf::kGated
+                                                                : FirstHalf::kSwiglu;
     args.epilogue = epilogue_.args(rows);
     args.weighs_input = weigh_input_;
     args.residual = has_residual_ ? out_.data() : nullptr;

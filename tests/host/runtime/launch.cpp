@@ -42,18 +42,41 @@ cudaError_t resident_blocks(int* blocks, int, std::size_t) {
   return cudaSuccess;
 }
 
-void launch_grid(const void* kernel, const Configuration& configuration, const Body& body) {
-  last_error = check(kernel, configuration);
-  if (last_error != cudaSuccess) return;
+namespace {
+
+// The numbers of the blocks, in the order in which they run.
+std::vector<uint32_t> begin_grid(const void* kernel, dim3 grid) {
   std::printf("kernel %p\n", kernel);
   forget_accesses();
-  const dim3 grid = gridDim = configuration.grid;
+  gridDim = grid;
   std::vector<uint32_t> order;
   for (uint32_t i = 0; i < grid.x * grid.y * grid.z; ++i) order.push_back(i);
   schedule_random().shuffle(order);
-  for (const uint32_t i : order)
+  return order;
+}
+
+}  // namespace
+
+void launch_grid(const void* kernel, const Configuration& configuration, const Body& body) {
+  last_error = check(kernel, configuration);
+  if (last_error != cudaSuccess) return;
+  const dim3 grid = configuration.grid;
+  for (const uint32_t i : begin_grid(kernel, grid))
     run_block(i, {i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y}, configuration.block,
               static_cast<int>(configuration.smem_bytes), body);
+}
+
+cudaError_t launch_cooperative_grid(const void* kernel, const Configuration& configuration,
+                                    const Body& body) {
+  last_error = check(kernel, configuration);
+  const dim3 grid = configuration.grid;
+  const unsigned resident = settings().num_sms * settings().blocks_per_sm;
+  if (last_error == cudaSuccess && (grid.x > resident || grid.y > 1 || grid.z > 1))
+    last_error = cudaErrorCooperativeLaunchTooLarge;
+  if (last_error == cudaSuccess)
+    run_cooperative_blocks(begin_grid(kernel, grid), configuration.block,
+                           static_cast<int>(configuration.smem_bytes), body);
+  return last_error;
 }
 
 }  // namespace simt
@@ -75,7 +98,6 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
       {cudaDevAttrClockRate, 1'410'000},
       {cudaDevAttrMemoryClockRate, 1'215'000},
       {cudaDevAttrGlobalMemoryBusWidth, 5120},
-      {cudaDevAttrL2CacheSize, 40 << 20},
       {cudaDevAttrMultiProcessorCount, settings.num_sms},
       {cudaDevAttrComputeCapabilityMajor, 8},
       {cudaDevAttrComputeCapabilityMinor, 0},

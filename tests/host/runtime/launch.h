@@ -23,6 +23,8 @@ struct Body {
 };
 
 // Runs all blocks in an order of the seed's choosing, or sets the error that CUDA would.
+cudaError_t launch_cooperative_grid(const void* kernel, const Configuration& configuration,
+                                    const Body& body);
 void launch_grid(const void* kernel, const Configuration& configuration, const Body& body);
 
 template <class... Args>
@@ -68,3 +70,14 @@ void operator->*(void (*kernel)(Params...), const Launch<Args...>& launch) {
 }
 
 }  // namespace simt
+
+// The arguments are what `args` points to, in the order of the parameters.
+template <class... Params>
+cudaError_t cudaLaunchCooperativeKernel(void (*kernel)(Params...), dim3 grid, dim3 block,
+                                        void** args, size_t smem_bytes, cudaStream_t) {
+  using Bound = simt::BoundKernel<void (*)(Params...), std::tuple<Params...>>;
+  const std::tuple<Params...> values{*static_cast<Params*>(*args++)...};
+  const Bound bound{kernel, values};
+  return simt::launch_cooperative_grid(reinterpret_cast<const void*>(kernel),
+                                       {grid, block, smem_bytes}, {Bound::call, &bound});
+}

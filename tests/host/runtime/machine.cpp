@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 
 #include "runtime/bank_conflicts.h"
 #include "runtime/copied_sectors.h"
@@ -20,17 +21,22 @@ constexpr int kNumPolicies = 3;
 
 struct Block {
   uint32_t linear = 0;
+  uint3 index = {};
   std::vector<Thread> threads = std::vector<Thread>(kMaxThreads);
   int num_threads = 0;
   int num_live = 0;
   std::vector<Warp> warps = std::vector<Warp>(kMaxThreads / kWarpSize);
   std::vector<Thread*> ready;
-  int num_at_barrier = 0;
-  Line barrier_line = {};
+  int num_at_barrier = 0, num_at_grid_barrier = 0;
+  Line barrier_line = {}, grid_barrier_line = {};
   const Body* body = nullptr;
+  std::unique_ptr<SharedMemory> shared_memory;  // while another block runs
 };
 
-Block block;
+// Blocks of a cooperative grid are kept until all have ended; of others there is one at a time.
+std::vector<std::unique_ptr<Block>> blocks;
+Block* block = nullptr;
+bool is_cooperative = false;
 Fiber main_fiber;
 Thread* running = nullptr;
 
@@ -38,14 +44,14 @@ Policy policy() { return static_cast<Policy>(settings().seed / 2 % kNumPolicies)
 
 Thread* take_ready() {
   size_t chosen = 0;
-  if (policy() == Policy::kAny) chosen = schedule_random().below(block.ready.size());
-  if (policy() == Policy::kNewest) chosen = block.ready.size() - 1;
-  Thread* thread = block.ready[chosen];
+  if (policy() == Policy::kAny) chosen = schedule_random().below(block->ready.size());
+  if (policy() == Policy::kNewest) chosen = block->ready.size() - 1;
+  Thread* thread = block->ready[chosen];
   if (policy() == Policy::kAny) {
-    block.ready[chosen] = block.ready.back();
-    block.ready.pop_back();
+    block->ready[chosen] = block->ready.back();
+    block->ready.pop_back();
   } else {
-    block.ready.erase(block.ready.begin() + chosen);
+    block->ready.erase(block->ready.begin() + chosen);
   }
   return thread;
 }
@@ -54,7 +60,7 @@ Thread* take_ready() {
 void run_another() {
   Thread* before = running;
   Fiber& from = before ? before->fiber : main_fiber;
-  Thread* next = block.ready.empty() ? nullptr : take_ready();
+  Thread* next = block->ready.empty() ? nullptr : take_ready();
   if (next == before) return;
   running = next;
   if (next) threadIdx = next->index;
@@ -69,7 +75,7 @@ void wait_for(const char* what, Line line) {
 
 void wake(Thread& thread) {
   thread.waits_for = nullptr;
-  block.ready.push_back(&thread);
+  block->ready.push_back(&thread);
 }
 
 // Woken threads take up again in an order of the seed's choosing.
@@ -79,11 +85,11 @@ void wake_all(std::vector<Thread*>& threads) {
 }
 
 void open_barrier_if_complete() {
-  if (block.num_at_barrier == 0 || block.num_at_barrier < block.num_live) return;
-  block.num_at_barrier = 0;
+  if (block->num_at_barrier == 0 || block->num_at_barrier < block->num_live) return;
+  block->num_at_barrier = 0;
   std::vector<Thread*> waiting;
-  for (int i = 0; i < block.num_threads; ++i) {
-    Thread& thread = block.threads[i];
+  for (int i = 0; i < block->num_threads; ++i) {
+    Thread& thread = block->threads[i];
     ++thread.block_clock;
     if (!thread.finished) waiting.push_back(&thread);
   }
@@ -91,11 +97,11 @@ void open_barrier_if_complete() {
 }
 
 void run_thread() {
-  block.body->call(block.body->data);
+  block->body->call(block->body->data);
   if (running->copies.in_flight())
     fail("unfinished-copy", "  a thread ends while copies of its own are in flight\n");
   running->finished = true;
-  --block.num_live;
+  --block->num_live;
   open_barrier_if_complete();
   run_another();
 }
@@ -116,14 +122,14 @@ void start_thread(Thread& thread, int linear, dim3 dim) {
 
 [[noreturn]] void report_deadlock() {
   std::string waiting;
-  for (int i = 0; i < block.num_threads; ++i) {
-    const Thread& thread = block.threads[i];
+  for (int i = 0; i < block->num_threads; ++i) {
+    const Thread& thread = block->threads[i];
     if (thread.waits_for && thread.lane == 0)
       waiting += format("  warp %d waits for %s at %s:%d\n", thread.warp, thread.waits_for,
                         thread.waits_at.file, thread.waits_at.number);
   }
   fail("deadlock",
-       waiting + format("  %d threads have ended\n", block.num_threads - block.num_live));
+       waiting + format("  %d threads have ended\n", block->num_threads - block->num_live));
 }
 
 std::string place(uint32_t block_linear, int thread) {
@@ -144,28 +150,28 @@ Random& schedule_random() {
 }
 
 Thread* current_thread() { return running; }
-std::string thread_name(const Thread& thread) { return place(block.linear, thread.linear); }
+std::string thread_name(const Thread& thread) { return place(block->linear, thread.linear); }
 std::string thread_name(const Moment& moment) { return place(moment.block, moment.thread); }
 
 Moment moment_now() {
-  return {block.linear, static_cast<uint16_t>(running->linear), running->block_clock,
+  return {block->linear, static_cast<uint16_t>(running->linear), running->block_clock,
           running->warp_clock};
 }
 
 bool happened_before(const Moment& before) {
-  if (before.block != block.linear) return false;
+  if (before.block != block->linear) return false;
   if (before.thread == running->linear || before.block_clock < running->block_clock) return true;
   return before.thread / kWarpSize == running->warp &&
          before.warp_clock < running->seen[before.thread % kWarpSize];
 }
 
 void block_barrier(Line line) {
-  if (block.num_at_barrier > 0 && (line.number != block.barrier_line.number ||
-                                   std::string(line.file) != block.barrier_line.file))
+  if (block->num_at_barrier > 0 && (line.number != block->barrier_line.number ||
+                                    std::string(line.file) != block->barrier_line.file))
     fail("divergence", format("  __syncthreads at %s:%d while others wait at %s:%d\n", line.file,
-                              line.number, block.barrier_line.file, block.barrier_line.number));
-  block.barrier_line = line;
-  ++block.num_at_barrier;
+                              line.number, block->barrier_line.file, block->barrier_line.number));
+  block->barrier_line = line;
+  ++block->num_at_barrier;
   running->waits_for = "__syncthreads";
   running->waits_at = line;
   open_barrier_if_complete();
@@ -174,7 +180,7 @@ void block_barrier(Line line) {
 
 void warp_collective(const char* operation, Line line, unsigned mask, void* mine,
                      const std::function<void(LaneData)>& together) {
-  Warp& warp = block.warps[running->warp];
+  Warp& warp = block->warps[running->warp];
   const unsigned bit = 1u << running->lane;
   if (!(mask & bit))
     fail("divergence", format("  %s by a lane that its mask 0x%x leaves out\n", operation, mask));
@@ -192,7 +198,7 @@ void warp_collective(const char* operation, Line line, unsigned mask, void* mine
   warp.arrived = 0;
   std::vector<Thread*> lanes;
   for (int lane = 0; lane < kWarpSize; ++lane)
-    if (mask >> lane & 1) lanes.push_back(&block.threads[running->warp * kWarpSize + lane]);
+    if (mask >> lane & 1) lanes.push_back(&block->threads[running->warp * kWarpSize + lane]);
   wake_all(lanes);
   run_another();
 }
@@ -262,25 +268,104 @@ void warp_barrier(Line line, unsigned mask) {
   });
 }
 
-void run_block(uint32_t linear, uint3 index, dim3 block_dim, int dynamic_smem_bytes,
-               const Body& body) {
-  block.linear = linear;
-  block.body = &body;
-  block.num_threads = block.num_live = block_dim.x * block_dim.y * block_dim.z;
-  block.num_at_barrier = 0;
-  blockIdx = index;
+void grid_barrier(Line line) {
+  if (!is_cooperative)
+    fail("divergence", format("  the grid's barrier at %s:%d in a launch that is not cooperative\n",
+                              line.file, line.number));
+  ++block->num_at_grid_barrier;
+  block->grid_barrier_line = line;
+  wait_for("the grid's barrier", line);
+}
+
+namespace {
+
+// Runs the threads of `block` until all have ended or wait for the grid.
+void run_threads() {
+  blockIdx = block->index;
+  run_another();
+  if (block->num_live > 0 && block->num_at_grid_barrier < block->num_live) report_deadlock();
+  bank_conflicts().end_block();
+  copied_sectors().end_block();
+}
+
+void start_block(uint32_t linear, uint3 index, dim3 block_dim, int dynamic_smem_bytes,
+                 const Body& body) {
+  block->linear = linear;
+  block->index = index;
+  block->body = &body;
+  block->num_threads = block->num_live = block_dim.x * block_dim.y * block_dim.z;
+  block->num_at_barrier = block->num_at_grid_barrier = 0;
   blockDim = block_dim;
   reset_shared_memory(dynamic_smem_bytes);
   std::vector<Thread*> all;
-  for (int i = 0; i < block.num_threads; ++i) {
-    start_thread(block.threads[i], i, block_dim);
-    all.push_back(&block.threads[i]);
+  for (int i = 0; i < block->num_threads; ++i) {
+    start_thread(block->threads[i], i, block_dim);
+    all.push_back(&block->threads[i]);
   }
   wake_all(all);
-  run_another();
-  if (block.num_live > 0) report_deadlock();
-  bank_conflicts().end_block();
-  copied_sectors().end_block();
+  run_threads();
+}
+
+// What comes after the grid's barrier, which orders the block's accesses as its own does.
+void continue_block() {
+  exchange_shared_memory(*block->shared_memory);
+  block->num_at_grid_barrier = 0;
+  std::vector<Thread*> waiting;
+  for (int i = 0; i < block->num_threads; ++i) {
+    ++block->threads[i].block_clock;
+    waiting.push_back(&block->threads[i]);
+  }
+  wake_all(waiting);
+  run_threads();
+}
+
+Block* block_at(size_t index) {
+  while (blocks.size() <= index) blocks.push_back(std::make_unique<Block>());
+  return blocks[index].get();
+}
+
+}  // namespace
+
+void run_block(uint32_t linear, uint3 index, dim3 block_dim, int dynamic_smem_bytes,
+               const Body& body) {
+  is_cooperative = false;
+  block = block_at(0);
+  start_block(linear, index, block_dim, dynamic_smem_bytes, body);
+}
+
+void run_cooperative_blocks(const std::vector<uint32_t>& order, dim3 block_dim,
+                            int dynamic_smem_bytes, const Body& body) {
+  is_cooperative = true;
+  const auto set_aside = [] {
+    block->shared_memory = std::make_unique<SharedMemory>();
+    exchange_shared_memory(*block->shared_memory);
+  };
+  for (size_t i = 0; i < order.size(); ++i) {
+    block = block_at(i);
+    start_block(order[i], {order[i], 0, 0}, block_dim, dynamic_smem_bytes, body);
+    set_aside();
+  }
+  const auto is_waiting = [](const Block& b) { return b.num_live > 0; };
+  while (is_waiting(*blocks[0])) {
+    for (size_t i = 0; i < order.size(); ++i)
+      if (blocks[i]->num_at_grid_barrier != blocks[i]->num_threads)
+        fail("deadlock", format("  block %u has threads that never come to the grid's barrier at "
+                                "%s:%d\n",
+                                blocks[i]->linear, blocks[0]->grid_barrier_line.file,
+                                blocks[0]->grid_barrier_line.number));
+    forget_accesses();
+    std::vector<uint32_t> next(order.size());
+    for (uint32_t i = 0; i < next.size(); ++i) next[i] = i;
+    schedule_random().shuffle(next);
+    for (const uint32_t i : next) {
+      block = blocks[i].get();
+      continue_block();
+      set_aside();
+    }
+  }
+  for (size_t i = 0; i < order.size(); ++i)
+    if (is_waiting(*blocks[i]))
+      fail("deadlock", "  some blocks have ended while others wait for the grid's barrier\n");
 }
 
 }  // namespace simt

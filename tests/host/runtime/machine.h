@@ -65,6 +65,10 @@ bool happened_before(const Moment& before);
 // The barrier of the block.
 void block_barrier(Line line);
 
+// The barrier of all blocks of a cooperative launch. All threads come to it, as to one of the
+// block.
+void grid_barrier(Line line);
+
 // Lanes wait until every lane of `mask` has called; the last one runs `together` with what each
 // lane brought. No ordering of memory comes with it.
 using LaneData = void* const (&)[kWarpSize];
@@ -82,6 +86,9 @@ int own_lane();
 // The barrier of a warp, which does order memory.
 void warp_barrier(Line line, unsigned mask);
 
+// Runs all blocks of a one-dimensional grid, in turns from one barrier of the grid to the next.
+void run_cooperative_blocks(const std::vector<uint32_t>& order, dim3 block_dim,
+                            int dynamic_smem_bytes, const Body& body);
 // Runs one block to its end.
 void run_block(uint32_t linear, uint3 index, dim3 block_dim, int dynamic_smem_bytes,
                const Body& body);

@@ -201,11 +201,6 @@ void check_access(const void* address, size_t bytes, Access access, Site site) {
     check_in(tensors, at, bytes, access, site, "out-of-bounds", settings().check_global_races);
 }
 
-void check_bounds(const void* address, size_t bytes, Site site) {
-  char* at = static_cast<char*>(const_cast<void*>(address));
-  region_of(tensors, at, bytes, Access::kRead, site, "out-of-bounds");
-}
-
 void check_alignment(uint64_t address, size_t bytes, Site site) {
   if (address % bytes != 0)
     fail("misaligned",
@@ -236,6 +231,30 @@ void reset_shared_memory(size_t dynamic_bytes) {
   for (const Region& region : shared_regions) memset(region.begin, kPoison, region.bytes);
   shared_regions.clear();
   dynamic_bytes_asked = dynamic_bytes;
+}
+
+struct SharedMemory::State {
+  std::vector<Region> regions;
+  std::vector<std::vector<char>> contents;
+  size_t dynamic_bytes = 0;
+};
+SharedMemory::SharedMemory() : state_(std::make_unique<State>()) {}
+SharedMemory::~SharedMemory() = default;
+
+void exchange_shared_memory(SharedMemory& waiting) {
+  SharedMemory::State& state = *waiting.state_;
+  SharedMemory::State now{std::move(shared_regions), {}, dynamic_bytes_asked};
+  for (Region& region : now.regions) {
+    now.contents.emplace_back(region.begin, region.begin + region.bytes);
+    memset(region.begin, kPoison, region.bytes);
+    // Its stamps are those of a time that the barrier of the grid ends.
+    for (Cell& cell : region.cells) cell.write = cell.read = cell.other_read = 0;
+  }
+  shared_regions = std::move(state.regions);
+  dynamic_bytes_asked = state.dynamic_bytes;
+  for (size_t i = 0; i < shared_regions.size(); ++i)
+    std::copy(state.contents[i].begin(), state.contents[i].end(), shared_regions[i].begin);
+  state = std::move(now);
 }
 
 void* dynamic_shared_memory(size_t alignment) {

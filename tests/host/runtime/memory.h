@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "runtime/report.h"
 
@@ -18,8 +19,6 @@ void mark_initialised(const void* address, size_t bytes);
 // Fails unless the access stays inside one tensor, the block's shared memory or the thread's own
 // stack, is read only after it was written, and conflicts with no unordered access.
 void check_access(const void* address, size_t bytes, Access access, Site site);
-// Fails unless the bytes are of one tensor.
-void check_bounds(const void* address, size_t bytes, Site site);
 void check_alignment(uint64_t address, size_t bytes, Site site);
 
 // The bytes belong to a copy in flight: touching them is a failure until the copy has ended.
@@ -28,6 +27,19 @@ void end_async_write(uint32_t shared_address, size_t bytes, Site site);
 
 // Shared memory of the block that runs. Its addresses are offsets in a window.
 void reset_shared_memory(size_t dynamic_bytes);
+// The same of a block that waits while another runs: it takes the place of what is in the window,
+// and the other way round.
+class SharedMemory {
+ public:
+  SharedMemory();
+  ~SharedMemory();
+
+ private:
+  friend void exchange_shared_memory(SharedMemory& waiting);
+  struct State;
+  std::unique_ptr<State> state_;
+};
+void exchange_shared_memory(SharedMemory& waiting);
 void* dynamic_shared_memory(size_t alignment);
 void* static_shared_memory(const char* name, size_t bytes, size_t alignment);
 char* shared_pointer(uint32_t address);

@@ -120,11 +120,6 @@ void run_copy(const Call& call) {
   current_thread()->copies.issue(dst, src, bytes, src_bytes, call.site);
 }
 
-// prefetch.global.L2 [address]. Reads nothing, but has no business outside of a tensor.
-void run_prefetch(const Call& call) {
-  check_bounds(reinterpret_cast<const void*>(call.value(0)), 1, call.site);
-}
-
 // ld.{shared,global}{.v2,.v4}.{b32,f32} d or {d, d}, [address]
 void run_load(const Call& call) {
   const bool is_shared = call.instruction.has("shared");
@@ -270,7 +265,6 @@ const struct {
     {"ld.global.", run_load},
     {"cp.async.cg.shared.global", run_copy},
     {"cp.async.ca.shared.global", run_copy},
-    {"prefetch.global.L2", run_prefetch},
     {"cp.async.commit_group", run_commit},
     {"cp.async.wait_group", run_wait_group},
     {"cp.async.wait_all", run_wait_all},
