@@ -20,6 +20,7 @@ SM80MOE_HOST_DEVICE constexpr int contiguous_column(int block, int row_in_block)
 
 // Both orders also have with_neighbours(), its own inverse: an order of the tile's rows in which
 // any 32 of them, from a multiple of 32 on, hold the columns of whole sets of eight weight rows.
+// The tile's own order is one already, but where GateUpColumns makes groups of 64 rows.
 
 template <int kWarpN>
 struct PlainColumns {

@@ -49,8 +49,8 @@ struct GroupedGemmArgs {
   int num_experts;
   int n;
   int k;
-  // For kGated and kUngated, and packed weights, which one kernel computes; and whether there are no
-  // options, for packed weights alone.
+  // For kGated and kUngated, and packed weights, which one kernel computes; and whether there are
+  // no options, for packed weights alone.
   bool gated, plain;
   TileColumns columns;  // which the launch of a tactic sets
   EpilogueArgs epilogue;

@@ -239,7 +239,8 @@ class StageLoader {
   TileQueue<Config>& tiles_;
   const uint32_t ring_;
 
-  int k_tiles_left_;  // of the tile, the current one included; negative when there is no tile
+  // Of the tile, the current one included. When there is no tile: 0 with kWithStage, else negative.
+  int k_tiles_left_;
 
   // Where the stage goes, where in it this thread's first chunks go, and where they come from. A
   // bit of live_ says that a copy has a source: first those of the activations, then of the

@@ -27,9 +27,11 @@ struct DenseWeight {
   static constexpr bool kHasGroupScales = false, kHasCodes = false;
   static constexpr int kLeastGroup = INT_MAX, kMostGroup = INT_MAX;
   static constexpr uint32_t kNoCodeWord = 0;
+  // Large tiles whose warps all stand side by side, and deep stages that no warps share out, are
+  // for packed weights.
   static constexpr bool has_tactic(const Tactic& t) {
-    const bool is_tall = t.cta_m > 64 || t.cta_n > 128;
-    return (t.warps_m > 1 || !is_tall) && (t.cta_k < 128 || t.warps_k > 1);
+    const bool is_large = t.cta_m > 64 || t.cta_n > 128, is_deep = t.cta_k >= 128;
+    return (!is_large || t.warps_m > 1) && (!is_deep || t.warps_k > 1);
   }
 
   // Byte offset in the tile that this lane passes to load_fragments for rows [row, row + 16) at the

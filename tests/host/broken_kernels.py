@@ -764,7 +764,9 @@ BROKEN_KERNELS = [
     broken_decode(
         "intermediate_read_before_the_grid_has_met",
         {"race", "uninitialised"},
-        Edit(STREAM, "send_first_steps<Sent::kWeights>(ahead", "send_first_steps<Sent::kAll>(ahead"),
+        Edit(
+            STREAM, "send_first_steps<Sent::kWeights>(ahead", "send_first_steps<Sent::kAll>(ahead"
+        ),
     ),
     broken_decode(
         "products_of_a_turn_not_waited_for",

@@ -398,3 +398,19 @@ def test_weights_beyond_two_to_the_31_elements(cuda):
     last = torch.full_like(few.topk_ids, many - 1)
     out = fused_moe(few.hidden_states, w13, w2, few.topk_weights, last)
     testing.assert_close(out, reference.fused_moe(*few), testing.ROUNDINGS_FUSED_MOE, many)
+
+
+@pytest.mark.gpu
+def test_experts_further_apart_than_few_rows_can_address(cuda):
+    """The kernel for few rows counts chunks in 32 bits: the others run instead."""
+    apart = 2**34  # elements of two bytes
+    if torch.cuda.mem_get_info()[0] < 36 * 2**30:
+        pytest.skip("two experts 32 GB apart do not fit the device")
+    inputs = Problem(3, 2, 2, 128, 64).make(cuda)
+    memory = torch.empty(apart + inputs.w13[0].numel(), dtype=inputs.w13.dtype, device=cuda)
+    w13 = memory.as_strided(inputs.w13.shape, (apart, *inputs.w13.stride()[1:]))
+    w13.copy_(inputs.w13)
+    far = inputs._replace(w13=w13)
+    assert runs_decode(inputs)
+    assert not runs_decode(far)
+    check(far, "32 GB apart")

@@ -254,16 +254,18 @@ def test_gates_with_constants(device):
     check_layer("w8a8", x, 4, 128, gate_up_order="interleaved", **options)
 
 
-def test_a_wrong_token_spoils_no_other(device):
+@pytest.mark.parametrize("tokens", [8, 40])
+def test_a_wrong_token_spoils_no_other(tokens, device):
     w13, _ = packed_weight("w8a8", device, 4, 2 * 64, 64)
     w2, _ = packed_weight("w8a8", device, 4, 64, 64)
-    x = random(device, torch.bfloat16, 8, 64)
-    routing = topk_route(torch.randn(8, 4, device=device), 2)
+    x = random(device, torch.bfloat16, tokens, 64)
+    routing = topk_route(torch.randn(tokens, 4, device=device), 2)
     clean = fused_moe_quantized(x, w13, w2, *routing)
-    x[3, 5] = math.nan
+    x[3, 5], x[6, 0], x[7, 1] = math.nan, math.inf, -math.inf
     out = fused_moe_quantized(x, w13, w2, *routing)
     assert out[3].isnan().all()
-    others = [0, 1, 2, 4, 5, 6, 7]
+    assert not out[6:8].isfinite().any()
+    others = [token for token in range(tokens) if token not in (3, 6, 7)]
     assert out[others].equal(clean[others])
 
 
