@@ -11,10 +11,12 @@ class BuildError(Exception):
 
 def cpu_only() -> bool:
     """SM80MOE_CPU_ONLY=1: a pure Python wheel, for which no compiler is needed."""
-    value = os.environ.get("SM80MOE_CPU_ONLY", "")
-    if value not in ("", "0", "1"):
-        raise BuildError(f"build: SM80MOE_CPU_ONLY must be 0 or 1, got {value!r}")
-    return value == "1"
+    return _is_set("SM80MOE_CPU_ONLY")
+
+
+def line_info() -> bool:
+    """SM80MOE_LINE_INFO=1: profilers can show kernels' source lines. The wheel is much larger."""
+    return _is_set("SM80MOE_LINE_INFO")
 
 
 def architectures() -> tuple[str, ...]:
@@ -49,3 +51,10 @@ def cuda_home() -> str | None:
 def host_compiler() -> str:
     """CXX: the C++ compiler, for nvcc's host code too."""
     return os.environ.get("CXX") or "g++"
+
+
+def _is_set(name: str) -> bool:
+    value = os.environ.get(name, "")
+    if value not in ("", "0", "1"):
+        raise BuildError(f"build: {name} must be 0 or 1, got {value!r}")
+    return value == "1"

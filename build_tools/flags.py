@@ -22,7 +22,6 @@ NVCC_FLAGS = (
     "-std=c++17",
     "-O3",
     "-DNDEBUG",
-    "-lineinfo",
     "--expt-relaxed-constexpr",
     "-Xfatbin",
     "-compress-all",

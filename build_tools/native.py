@@ -39,7 +39,9 @@ def ninja_command(*arguments: str) -> list[str]:
     formats = runpy.run_path(str(PACKAGE / "_formats.py"))
     _write_if_changed(GENERATED / "weight_formats.inc", _weight_formats(formats))
     build = BUILD.relative_to(ROOT).as_posix()
-    text = ninja_file.ninja_file(toolchain, environment.architectures(), ROOT, build)
+    text = ninja_file.ninja_file(
+        toolchain, environment.architectures(), ROOT, build, line_info=environment.line_info()
+    )
     _write_if_changed(_NINJA_FILE, text)
     return [str(toolchain.ninja), "-C", str(ROOT), "-f", str(_NINJA_FILE), *arguments]
 

@@ -23,7 +23,14 @@ _DEPFILE = ("-MMD", "-MF", "$out.d")
 CHECK_DEPFILE = " && test -s $out.d"
 
 
-def ninja_file(toolchain: Toolchain, architectures: tuple[str, ...], root: Path, build: str) -> str:
+def ninja_file(
+    toolchain: Toolchain,
+    architectures: tuple[str, ...],
+    root: Path,
+    build: str,
+    *,
+    line_info: bool = False,
+) -> str:
     """Rules and edges for everything under `root`/kernels; outputs go to `build`."""
     files = sorted(path.relative_to(root) for path in root.glob("kernels/**/*.*"))
     sources = [path for path in files if path.suffix in (".cu", ".cpp")]
@@ -35,7 +42,7 @@ def ninja_file(toolchain: Toolchain, architectures: tuple[str, ...], root: Path,
             "ninja_required_version = 1.8",
             f"# CUDA {toolchain.cuda.version}",
             f"builddir = {build}",
-            *_rules(toolchain, architectures, build),
+            *_rules(toolchain, architectures, build, line_info),
             *map(_edge, objects, sources),
             *map(_edge, checked, headers),
             f"build {build}/stub/libtorch.so: stub",
@@ -51,10 +58,14 @@ def _edge(target: str, source: Path) -> str:
     return f"build {target}: {source.suffix[1:]} {_path(source)}"
 
 
-def _rules(toolchain: Toolchain, architectures: tuple[str, ...], build: str) -> list[str]:
+def _rules(
+    toolchain: Toolchain, architectures: tuple[str, ...], build: str, line_info: bool
+) -> list[str]:
     """One rule a suffix; a header is compiled as if it were the whole of a source."""
     launcher = [toolchain.ccache] if toolchain.ccache else []
     nvcc = [toolchain.cuda.nvcc, "-ccbin", toolchain.cxx, *flags.NVCC_FLAGS, "-I", "kernels"]
+    if line_info:
+        nvcc.append("-lineinfo")
     cxx = [
         *(toolchain.cxx, *flags.CXX_FLAGS, "-I", "kernels", "-I", f"{build}/generated"),
         *("-isystem", toolchain.torch_include, "-isystem", toolchain.cuda.include),

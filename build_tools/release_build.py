@@ -60,18 +60,9 @@ def build(folder: Path) -> Path:
     """A wheel of the last commit, compiled from nothing."""
     shutil.rmtree(TREE, ignore_errors=True)
     call("git", "clone", "--quiet", "--depth=1", f"file://{ROOT}", str(TREE))
-    make_as_old_as_the_commit(TREE)
     pip = (sys.executable, "-m", "pip", "wheel", ".", "--no-build-isolation", "--no-deps")
     call(*pip, "--wheel-dir", str(folder), cwd=TREE)
     return _only_wheel(folder)
-
-
-def make_as_old_as_the_commit(tree: Path) -> None:
-    """Because nvcc writes the time of each source and header into the line tables of kernels."""
-    command = ["git", "-C", str(tree), "log", "-1", "--format=%ct"]
-    date = int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    for path in tree.glob("kernels/**/*"):
-        os.utime(path, (date, date))
 
 
 def repair(wheel: Path, folder: Path) -> Path:

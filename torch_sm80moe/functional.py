@@ -747,11 +747,11 @@ def decode_limit(
     *,
     device: torch.device | str | int | None = None,
 ) -> int:
-    """Return up to how many pairs (T * k) `fused_moe` runs the kernels made for few rows.
+    """Return up to how many pairs (T * k) `fused_moe` runs the kernel made for few rows.
 
     Packed weights, read in half the time or a quarter, have the same rule (`docs/decode.md`).
 
-    Up to there two kernels run the layer, which have no tactics; beyond, and whenever a tactic is
+    Up to there one kernel runs the layer, which has no tactics; beyond, and whenever a tactic is
     forced, it is sorted and multiplied by grouped GEMMs.
 
     Args:

@@ -193,14 +193,17 @@ struct BlockwiseEpilogue : GeneralEpilogue {
   SM80MOE_DEVICE static void store(const GroupedGemmArgs& args, const TileColumns& columns,
                                    WarpTile tile, float (&acc)[kMmasM][kMmasN][4]) {
     if constexpr (kMmasM == 1) {
-      if (args.plain) return store_plain<T, Config::kWarpN>(args, columns, tile, acc);
-      return GeneralEpilogue::store<T, Config>(args, columns, tile, acc);
-    }
+      if (args.plain)
+        store_plain<T, Config::kWarpN>(args, columns, tile, acc);
+      else
+        GeneralEpilogue::store<T, Config>(args, columns, tile, acc);
+    } else {
 #pragma unroll 1
-    for (; tile.row0 < tile.row_end; tile.row0 += tile.row_step) {
-      float block[1][kMmasN][4];
-      take_first(block[0], acc);
-      GeneralEpilogue::store<T, Config>(args, columns, tile, block);
+      for (; tile.row0 < tile.row_end; tile.row0 += tile.row_step) {
+        float block[1][kMmasN][4];
+        take_first(block[0], acc);
+        GeneralEpilogue::store<T, Config>(args, columns, tile, block);
+      }
     }
   }
 

@@ -157,11 +157,13 @@ class Mainloop {
         const auto ratios = groups_.read_ratios(groups, slice);
         // In a step of its own, whose mma keep the tensor cores busy meanwhile. There would be too
         // many of them where many groups begin in a stage.
-        if constexpr (!kIsFine && Weight::changes_units_in_step(Config::kTactic))
+        if constexpr (!kIsFine && Weight::changes_units_in_step(Config::kTactic)) {
           return multiply_step<kBlocks, kIsFine>(
               acc, step, depth, [&](int block) { groups_.change_units(acc[block], ratios); });
+        } else {
 #pragma unroll
-        for (int block = 0; block < kBlocks; ++block) groups_.change_units(acc[block], ratios);
+          for (int block = 0; block < kBlocks; ++block) groups_.change_units(acc[block], ratios);
+        }
       }
     }
     multiply_step<kBlocks, kIsFine>(acc, step, depth, [](int) {});

@@ -364,7 +364,7 @@ int64_t span_bytes(const Tensor& tensor) {
   return elements * static_cast<int64_t>(tensor.element_size());
 }
 
-// Whether the kernels for few rows run the call. Its size decides, not that of its chunks: a limit
+// Whether the kernel for few rows runs the call. Its size decides, not that of its chunks: a limit
 // on the workspace changes no kernel.
 bool is_decode(const DeviceScope& device, const Layer& layer) {
   const bool is_free =

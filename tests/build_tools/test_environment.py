@@ -8,7 +8,8 @@ from build_tools.environment import BuildError
 
 @pytest.fixture(autouse=True)
 def unset(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SM80MOE_CPU_ONLY", "SM80MOE_CUDA_ARCHS", "MAX_JOBS", "CUDA_HOME", "CXX"):
+    switches = ("SM80MOE_CPU_ONLY", "SM80MOE_LINE_INFO")
+    for name in (*switches, "SM80MOE_CUDA_ARCHS", "MAX_JOBS", "CUDA_HOME", "CXX"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -16,6 +17,7 @@ def test_defaults() -> None:
     assert environment.architectures() == flags.ARCHITECTURES
     assert environment.max_jobs() >= 1
     assert not environment.cpu_only()
+    assert not environment.line_info()
     assert environment.cuda_home() is None
     assert environment.host_compiler() == "g++"
 
@@ -32,15 +34,18 @@ def test_architectures_are_narrowed(
 
 
 @pytest.mark.parametrize(("value", "expected"), [("0", False), ("1", True), ("", False)])
-def test_cpu_only_is_a_switch(value: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_switches(value: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SM80MOE_CPU_ONLY", value)
+    monkeypatch.setenv("SM80MOE_LINE_INFO", value)
     assert environment.cpu_only() is expected
+    assert environment.line_info() is expected
 
 
 @pytest.mark.parametrize(
     ("name", "value", "read"),
     [
         ("SM80MOE_CPU_ONLY", "yes", environment.cpu_only),
+        ("SM80MOE_LINE_INFO", "on", environment.line_info),
         ("SM80MOE_CUDA_ARCHS", "8.0", environment.architectures),
         ("SM80MOE_CUDA_ARCHS", "75", environment.architectures),
         ("SM80MOE_CUDA_ARCHS", "80,86", environment.architectures),
