@@ -68,10 +68,11 @@ LayerPlan plan_layer(const LayerArgs& args, int columns_of_group, int num_ctas) 
     return ceil_div(groups * ceil_div(columns_of_group, width), num_ctas);
   };
   const auto down_tiles = [&](int groups, int width) { return groups * ceil_div(at_once, width); };
-  return {
-      {Rows::kLog2Width, Rows::depth(num_chunks(args.hidden_size)), num_pairs, gate_up_tiles},
-      {Rows::kLog2Width, Rows::depth(num_chunks(args.intermediate_size)), num_pairs, down_tiles},
-      {column_pairs / num_ctas, column_pairs % num_ctas, at_once}};
+  const int hidden_depth = Rows::depth(num_chunks(args.hidden_size));
+  const int intermediate_depth = Rows::depth(num_chunks(args.intermediate_size));
+  return {{Rows::kLog2Width, hidden_depth, num_pairs, gate_up_tiles},
+          {Rows::kLog2Width, intermediate_depth, num_pairs, down_tiles},
+          {column_pairs / num_ctas, column_pairs % num_ctas, at_once}};
 }
 
 template <class Rows, class Epilogue, bool kHasOptions>
