@@ -16,12 +16,12 @@ namespace {
 using sm80moe::DeviceInfo;
 using namespace sm80moe::gemm;
 
-// SMs, capability, shared memory of an SM and of a CTA, reserved for a CTA, L2, DRAM bytes and one
+// SMs, capability, shared memory of an SM and of a CTA, reserved for a CTA, DRAM bytes and one
 // SM's mma flops a microsecond: NVIDIA's figures, H100's rates as device_info.cpp works them out.
 const std::map<std::string, DeviceInfo> kDevices = {
-    {"a100", {108, 80, 167936, 166912, 1024, 40 << 20, 1.43e6, 2048 * 1410.0}},
-    {"a6000", {84, 86, 102400, 101376, 1024, 6 << 20, 0.70e6, 1024 * 1800.0}},
-    {"h100", {132, 90, 233472, 232448, 1024, 50 << 20, 3.08e6, 2450 * 1980.0}},
+    {"a100", {108, 80, 167936, 166912, 1024, 1.43e6, 2048 * 1410.0}},
+    {"a6000", {84, 86, 102400, 101376, 1024, 0.70e6, 1024 * 1800.0}},
+    {"h100", {132, 90, 233472, 232448, 1024, 3.08e6, 2450 * 1980.0}},
 };
 
 constexpr int kDevice = 0;
