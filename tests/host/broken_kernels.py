@@ -440,7 +440,7 @@ BROKEN_KERNELS = [
     BrokenKernel(
         "invalid_pairs_left_unmarked",
         {"wrong-result", "uninitialised"},
-        [Edit(SORT, "if (expert == 0 && its", "if (expert == 1000 && its")],
+        [Edit(SORT, "if (expert != 0) return;", "return;")],
         command="sort",
         options={"tokens": 50, "invalid": 1},
     ),
@@ -466,7 +466,7 @@ BROKEN_KERNELS = [
     BrokenKernel(
         "largest_of_a_row_of_one_warp",
         {"wrong-result"},
-        [Edit("quantize/quantize.cu", "value = max_of(value, of_warp[warp]);", "")],
+        [Edit("quantize/quantize.cu", "value = max_of(value, of_warp[warp]);", ";")],
         command="quantize",
         options={"rows": 4, "columns": 2056, "type": "bf16"},
     ),
@@ -554,6 +554,24 @@ BROKEN_KERNELS = [
         group=32,
     ),
     broken_packed(
+        "codes_of_the_next_slice",
+        Edit(WEIGHT_GROUPS, "kKeepsCodes ? slice % 4", "kKeepsCodes ? (slice + 1) % 4"),
+        "kFp16Mxfp4",
+        tactic=9,
+        group=32,
+    ),
+    broken_packed(
+        "units_of_one_block_changed_in_a_step_of_its_own",
+        Edit(
+            MAINLOOP,
+            "[&](int block) { groups_.change_units",
+            "[&](int block) { if (block == 0) groups_.change_units",
+        ),
+        "kBf16Int4",
+        group=128,
+        rows=[45],
+    ),
+    broken_packed(
         "operands_swapped_but_not_their_order",
         Edit(SWAPPED, "{w[i][0], w[i][2], w[i][1], w[i][3]}", "w[i]"),
         "kBf16Int8",
@@ -574,7 +592,7 @@ BROKEN_KERNELS = [
     ),
     broken_packed(
         "zero_points_of_the_stage_before",
-        Edit(WEIGHT_GROUPS, "(k >> args_.packed.group_shift & 3) * 0x0101", "0"),
+        Edit(WEIGHT_GROUPS, "k >> args_.packed.group_shift & 3;", "0;"),
         "kFp16Int4",
         group=32,
         zero_points=1,
@@ -863,12 +881,19 @@ BROKEN_KERNELS = [
         [
             Edit(
                 "quantize/quantize.cu",
-                "  if (lane_index() == 0) of_warp[warp_index()] = value;\n  __syncthreads();",
-                "  if (lane_index() == 0) of_warp[warp_index()] = value;",
+                "    if (lane_index() == 0) of_warp[warp_index()] = value;\n    __syncthreads();",
+                "    if (lane_index() == 0) of_warp[warp_index()] = value;",
             )
         ],
         command="quantize",
         options={"rows": 4, "columns": 2056, "type": "bf16", "in_place": 1, "range": 1},
+    ),
+    BrokenKernel(
+        "quantised_row_of_another_warp",
+        {"race"},
+        [Edit("quantize/quantize.cu", "+ threadIdx.x / kThreads;", "+ 0;")],
+        command="quantize",
+        options={"rows": 1027, "columns": 72, "type": "bf16"},
     ),
     broken_epilogue(
         "bias_of_the_gates_added_to_the_ups",

@@ -23,6 +23,8 @@ PACKED_ROWS = [
     {"format": "mxfp4", "group": 32},
     {"format": "w8a8"},
 ]
+# Rows and columns that each have a kernel of their own.
+QUANTIZED = [(1, 8), (1, 1032), (1, 4104), (1, 16392), (1024, 8), (1024, 1032), (1024, 2056)]
 
 
 def test_tests_name_every_instance_of_the_launch_tables(
@@ -49,13 +51,14 @@ def test_every_compiled_kernel_runs(
         for experts in (1, 33, 65, 129, 257, 513):
             launched |= run_ok(program, "topk", scoring=scoring, experts=experts, top_k=1).kernels()
     for type_ in ("fp16", "bf16"):
-        for columns in (8, 1032, 4104, 16392):
-            launched |= run_ok(program, "quantize", type=type_, rows=1, columns=columns).kernels()
+        for rows, columns in QUANTIZED:
+            shape = {"rows": rows, "columns": columns}
+            launched |= run_ok(program, "quantize", type=type_, **shape).kernels()
         for option in ("unweighted", "residual"):
             launched |= run_ok(
                 program, "combine", type=type_, **{option: option == "residual"}
             ).kernels()
-        for options in ({}, {"bias": 1, "residual": 1}, {"gated": 0}):
+        for options in ({}, {"residual": 1}, {"bias": 1}, {"gated": 0}):
             launched |= run_ok(program, "decode", type=type_, **options).kernels()
         for weights in PACKED_ROWS:
             for options in ({}, {"bias": 1}, {"gated": 0}):

@@ -60,8 +60,10 @@ class PackedWeights : public Weights {
       : format_(format),
         bits_(sm80moe::stored_bits(format)),
         shape_(shape),
-        // What the kernel knows of groups is the logarithm of their size.
-        group_shift_(shape.group ? std::ilogb(shape.group) : 31),
+        // What the kernel knows of groups is the logarithm of their size. Those of mxfp4 have one.
+        group_shift_(format == WeightFormat::kMxfp4 ? 5
+                     : shape.group                  ? std::ilogb(shape.group)
+                                                    : 31),
         groups_(((shape.k - 1) >> group_shift_) + 1),
         scales_a_row_(format == WeightFormat::kMxfp4 ? 1 : groups_),
         code_words_((groups_ + 3) / 4),
