@@ -323,8 +323,8 @@ void set_decode_options(decode::LayerArgs& args, const Chunk& chunk) {
     args.w2_packed = packed_args(layer.packed->w2, kNeighbours);
   }
   args.first_half = layer.is_plain() ? decode::FirstHalf::kSwiglu
-                      : options.gated  ? decode::FirstHalf::kGated
-                                       : decode::FirstHalf::kUngated;
+                    : options.gated  ? decode::FirstHalf::kGated
+                                     : decode::FirstHalf::kUngated;
   args.epilogue = epilogue_args(layer.epilogue(), rows);
   args.weighs_input = options.apply_router_weight_on_input;
   args.residual = chunk.residual;

@@ -12,7 +12,7 @@ SM80MOE_DEVICE uint32_t largest_of_pair(float2 pair) {
   return max_of(magnitude(pair.x), magnitude(pair.y));
 }
 
-// Of the threads that share a row: a warp, or all of the CTA.
+// Of the threads that share a row: a warp, or all of the CTA. Afterwards all have read.
 template <int kThreads>
 SM80MOE_DEVICE uint32_t max_of_row(uint32_t value) {
   value = warp_max(value);
@@ -22,6 +22,8 @@ SM80MOE_DEVICE uint32_t max_of_row(uint32_t value) {
     __syncthreads();
 #pragma unroll
     for (int warp = 0; warp < kThreads / kWarpSize; ++warp) value = max_of(value, of_warp[warp]);
+  } else {
+    __syncwarp();
   }
   return value;
 }

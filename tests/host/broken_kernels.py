@@ -889,6 +889,13 @@ BROKEN_KERNELS = [
         options={"rows": 4, "columns": 2056, "type": "bf16", "in_place": 1, "range": 1},
     ),
     BrokenKernel(
+        "quantised_row_written_before_the_warp_has_read",
+        {"race"},
+        [Edit("quantize/quantize.cu", "__syncwarp();", ";")],
+        command="quantize",
+        options={"rows": 1027, "columns": 72, "type": "bf16", "in_place": 1},
+    ),
+    BrokenKernel(
         "quantised_row_of_another_warp",
         {"race"},
         [Edit("quantize/quantize.cu", "+ threadIdx.x / kThreads;", "+ 0;")],

@@ -191,12 +191,9 @@ def test_quantize(
         run_ok(program, "quantize", type=type_, range=range_, seed=seed, **shape)
 
 
+@pytest.mark.parametrize("in_place", [0, 1])
 @pytest.mark.parametrize("columns", [72, 1032, 2056])
-def test_quantize_many_rows(program: Path, seed: int, columns: int) -> None:
-    """By kernels of which a warp holds a row, and the last CTA has fewer rows than warps.
-
-    Beside the rows only: in their place a lane writes where others have read, ordered by nothing
-    but the reduction that needs what all of them read, which counts as no order here.
-    """
-    shape = {"rows": 1027, "columns": columns, "stride": columns + 8}
+def test_quantize_many_rows(program: Path, seed: int, columns: int, in_place: int) -> None:
+    """By kernels of which a warp holds a row, and the last CTA has fewer rows than warps."""
+    shape = {"rows": 1027, "columns": columns, "stride": columns + 8, "in_place": in_place}
     run_ok(program, "quantize", type="bf16", seed=seed, **shape)
