@@ -89,7 +89,9 @@ cudaError_t launch_layer(LayerArgs args, int device, const DeviceInfo& info, cud
   LayerPlan plan = plan_layer<Rows>(args, columns_of_group, num_ctas);
   const int products = plan.column_pairs.at_once * num_pairs * kBytesPerProduct;
   void* arguments[] = {&args, &plan};
-  return cudaLaunchCooperativeKernel(kernel, dim3(num_ctas), dim3(kThreads), arguments,
+  // By address: CUDA 12 takes no function here.
+  return cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), dim3(num_ctas),
+                                     dim3(kThreads), arguments,
                                      kRingBytes + ActivationScales::kBytes + products, stream);
 }
 

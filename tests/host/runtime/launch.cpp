@@ -17,6 +17,7 @@ constexpr unsigned kMaxGridYZ = 65535;
 
 cudaError_t last_error = cudaSuccess;
 std::map<const void*, int> smem_limits;
+std::map<const void*, CallByAddress> known_kernels;
 
 cudaError_t check(const void* kernel, const Configuration& c) {
   const dim3& b = c.block;
@@ -36,6 +37,8 @@ cudaError_t set_dynamic_smem_limit(const void* kernel, int bytes) {
   smem_limits[kernel] = bytes;
   return cudaSuccess;
 }
+
+void know_kernel(const void* kernel, CallByAddress call) { known_kernels[kernel] = call; }
 
 cudaError_t resident_blocks(int* blocks, int, std::size_t) {
   *blocks = settings().blocks_per_sm;
@@ -80,6 +83,21 @@ cudaError_t launch_cooperative_grid(const void* kernel, const Configuration& con
 }
 
 }  // namespace simt
+
+cudaError_t cudaLaunchCooperativeKernel(const void* kernel, dim3 grid, dim3 block, void** args,
+                                        size_t smem_bytes, cudaStream_t) {
+  struct Call {
+    simt::CallByAddress call;
+    const void* kernel;
+    void** args;
+  };
+  const Call call{simt::known_kernels.at(kernel), kernel, args};
+  const auto run = [](const void* data) {
+    const auto* call = static_cast<const Call*>(data);
+    call->call(call->kernel, call->args);
+  };
+  return simt::launch_cooperative_grid(kernel, {grid, block, smem_bytes}, {run, &call});
+}
 
 cudaError_t cudaGetLastError() {
   const cudaError_t error = simt::last_error;

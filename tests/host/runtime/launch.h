@@ -71,13 +71,6 @@ void operator->*(void (*kernel)(Params...), const Launch<Args...>& launch) {
 
 }  // namespace simt
 
-// The arguments are what `args` points to, in the order of the parameters.
-template <class... Params>
-cudaError_t cudaLaunchCooperativeKernel(void (*kernel)(Params...), dim3 grid, dim3 block,
-                                        void** args, size_t smem_bytes, cudaStream_t) {
-  using Bound = simt::BoundKernel<void (*)(Params...), std::tuple<Params...>>;
-  const std::tuple<Params...> values{*static_cast<Params*>(*args++)...};
-  const Bound bound{kernel, values};
-  return simt::launch_cooperative_grid(reinterpret_cast<const void*>(kernel),
-                                       {grid, block, smem_bytes}, {Bound::call, &bound});
-}
+// Of a kernel whose attributes have been set before.
+cudaError_t cudaLaunchCooperativeKernel(const void* kernel, dim3 grid, dim3 block, void** args,
+                                        size_t smem_bytes, cudaStream_t stream);
