@@ -63,7 +63,7 @@ inline constexpr int kSmemBytes = 98 * 1024;  // of a CTA, at most
 // From the first byte of w13 or w2 to the last: the kernels count 16-byte chunks in 32 bits.
 inline constexpr int64_t kMaxWeightBytes = int64_t{INT32_MAX} * 16;
 
-// These kernels save 7 us of launches and prologues and more. With up to two rows an expert they
+// As two launches they saved about 7 us. With up to two rows an expert they
 // stream as the tiles of the GEMMs do; with more, 3 to 5% slower: then the tiles win beyond this
 // time of reading weights. Measured: H100, 2026-11-23, six models at 1 to 16 tokens; packed
 // weights: H200, 2026-11-29, six models at 1 and 4 tokens.
