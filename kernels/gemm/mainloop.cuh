@@ -133,14 +133,40 @@ class Mainloop {
 #pragma unroll 1
     for (int k_tile = k.next; k_tile < k.end; ++k_tile) {
       const int depth = k_tile * Config::kCtaK;
+      if constexpr (rolls_steps(kIsFine)) {
+        most_steps_rolled<kBlocks>(sums, depth);
+      } else {
 #pragma unroll
-      for (int step = 0; step < kLastStep; ++step) {
-        inner_step<kBlocks, kIsFine>(sums, step, depth);
-        if (ends_group(step, kIsFine)) groups_.template add_group<kBlocks>(acc, sums);
+        for (int step = 0; step < kLastStep; ++step) {
+          inner_step<kBlocks, kIsFine>(sums, step, depth);
+          if (ends_group(step, kIsFine)) groups_.template add_group<kBlocks>(acc, sums);
+        }
       }
       last_step<kBlocks>(sums, k_tile + 1 < k.total ? depth + Config::kCtaK : 0);
       groups_.template add_group<kBlocks>(acc, sums);
     }
+  }
+
+  // Whether the steps between a stage's first two and its last two are a loop. What a loop carries
+  // from step to step cannot be put off: else ptxas, to save registers, makes 4-bit weights'
+  // fragments right before their mma, which then wait for each other in turns. (Tiles of 32 rows
+  // have no register left for the loop on sm_80.)
+  static constexpr bool rolls_steps(bool is_fine) {
+    return Weight::kBits == 4 && Config::kCtaK == 128 && Config::kMmasM > 2 && !is_fine;
+  }
+
+  // All but the last.
+  template <int kBlocks>
+  SM80MOE_DEVICE void most_steps_rolled(Accumulator& acc, int depth) {
+    static_assert(Weight::kParts == 2 && Groups::kParts == 1, "two steps must be like all others");
+    inner_step<kBlocks, false>(acc, 0, depth);
+    inner_step<kBlocks, false>(acc, 1, depth);
+#pragma unroll 1
+    for (int step = 2; step < kLastStep - 1; step += 2) {
+      multiply_step<kBlocks, false, true>(acc, step, depth, [](int) {});
+      multiply_step<kBlocks, false, true>(acc, step + 1, depth, [](int) {});
+    }
+    inner_step<kBlocks, false>(acc, kLastStep - 1, depth);
   }
 
   // A step is 16 deep. Block after block of 16 rows meets all of the warp's columns; fragment loads
@@ -169,7 +195,8 @@ class Mainloop {
     multiply_step<kBlocks, kIsFine>(acc, step, depth, [](int) {});
   }
 
-  template <int kBlocks, bool kIsFine, class Before>
+  // With kIsMiddle neither copies nor groups begin.
+  template <int kBlocks, bool kIsFine, bool kIsMiddle = false, class Before>
   SM80MOE_DEVICE void multiply_step(Accumulator& acc, int step, int depth, const Before& before) {
     constexpr int kAhead = ahead(kBlocks);
 #pragma unroll
@@ -180,9 +207,9 @@ class Mainloop {
         load_a<kBlocks>(block, step + 1);
       else
         load_a<kBlocks>((block + kAhead) % kBlocks, step + (block + kAhead) / kBlocks);
-      issue_copies<kBlocks, kIsFine>(step, block);
+      if (!kIsMiddle) issue_copies<kBlocks, kIsFine>(step, block);
       multiply<kBlocks>(acc, block, step);
-      decode_w<0, kBlocks, kIsFine>(block, step + 1, depth);
+      decode_w<0, kBlocks, kIsFine, kIsMiddle>(block, step + 1, depth);
     }
   }
 
@@ -197,11 +224,16 @@ class Mainloop {
   // Copies go out in groups of neighbours, since each change between copies and fragment loads
   // costs issue slots, but small ones, since each copy needs an address. Where packed weights meet
   // few rows issue slots are what is short, and time until the ring has run dry: copies of a stage
-  // go out with its first steps, as many at once as there are registers for.
+  // go out with its first steps, as many at once as there are registers for; and so they do where
+  // most steps are a loop.
   template <int kBlocks, bool kIsFine>
   SM80MOE_DEVICE void issue_copies(int step, int block) {
     constexpr bool kIsSmall =
         Config::kMmasM == 1 || (Config::kMmasM == 2 && !Groups::kHasGroupSums);
+    if constexpr (rolls_steps(kIsFine)) {
+      if (step < 2) loader_.template issue<2 * kBlocks, kIsFine>(step * kBlocks + block);
+      return;
+    }
     if constexpr (Weight::kIsPacked && kIsSmall) {
       constexpr int kParts = Config::kCtaK > 128 ? 3 : Config::kMmasM;
       if (step < kParts && block == kBlocks - 1) loader_.template issue<kParts, kIsFine>(step);
@@ -280,12 +312,12 @@ class Mainloop {
 
   // The block's share of making fragments of packed weights, after its mma: they are issued, and
   // the tensor cores are busy with them. The stage begins at `depth`.
-  template <int kBegin, int kEnd, bool kIsFine = false>
+  template <int kBegin, int kEnd, bool kIsFine = false, bool kIsMiddle = false>
   SM80MOE_DEVICE void decode_w(int block, int step, int depth) {
     if constexpr (Weight::kIsPacked) {
       constexpr int kShares = kEnd - kBegin;
       const int share = block - kBegin;
-      if (share == 0 && begins_slice(step, kIsFine))
+      if (!kIsMiddle && share == 0 && begins_slice(step, kIsFine))
         groups_.read_codes(stage_ + Loader::kGroupsOffset, Groups::slice_of(step, kIsFine),
                            depth + step * Config::kMmaK);
 #pragma unroll

@@ -95,9 +95,13 @@ struct TileQueueSlots {
   ExpertTile tile[kLength];
 };
 
-// Shared memory beside what the tactic needs: the queue of tiles, then the list of experts.
+// Of what schedulers list for all experts: the tiles before each, and the rows.
+constexpr int scheduler_list_length(int num_experts) { return 2 * (num_experts + 1); }
+
+// Shared memory beside what the tactic needs: the queue of tiles, then the list.
 constexpr int scheduler_smem_bytes(int num_experts) {
-  return static_cast<int>(sizeof(TileQueueSlots) + (num_experts + 1) * sizeof(int));
+  return static_cast<int>(sizeof(TileQueueSlots) +
+                          scheduler_list_length(num_experts) * sizeof(int));
 }
 
 }  // namespace sm80moe::gemm

@@ -31,6 +31,8 @@ inline constexpr Tactic kTactics[] = {
     {   8, 128, 256,  1, 4, 1, 2},  // id 14: the same, 4 bits
     {  64, 256,  64,  1, 4, 1, 3},  // id 15: packed weights, dozens of rows an expert
     {  96, 128,  64,  1, 4, 1, 3},  // id 16: the same, where 64 rows are just too few
+    {  48, 128, 128,  1, 4, 1, 3},  // id 17: 4 bits, where 32 rows are just too few
+    {  80, 128, 128,  1, 4, 1, 3},  // id 18: the same for 64
 };
 // clang-format on
 inline constexpr int kNumTactics = sizeof(kTactics) / sizeof(kTactics[0]);

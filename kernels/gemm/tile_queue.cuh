@@ -16,10 +16,10 @@ namespace sm80moe::gemm {
 template <class Config>
 class TileQueue {
  public:
-  // All threads of the CTA call; `m_tiles_before` is the scheduler's.
+  // All threads of the CTA call; `list` is the scheduler's.
   SM80MOE_DEVICE TileQueue(const GroupedGemmArgs& args, int out_n, int columns_per_tile,
-                           TileQueueSlots* slots, int* m_tiles_before)
-      : args_(args), slots_(slots), scheduler_(args, out_n, columns_per_tile, m_tiles_before) {
+                           TileQueueSlots* slots, int* list)
+      : args_(args), slots_(slots), scheduler_(args, out_n, columns_per_tile, list) {
     if (threadIdx.x < fixed_tiles(args)) write(threadIdx.x, blockIdx.x + threadIdx.x * gridDim.x);
     __syncthreads();
   }

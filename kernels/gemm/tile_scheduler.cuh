@@ -19,16 +19,23 @@ class ExpertTileScheduler {
  public:
   static constexpr unsigned kMTilesPerBand = 16;
 
-  // All threads of the CTA call; `m_tiles_before` is theirs to share, num_experts + 1 long.
+  // All threads of the CTA call; `list` is theirs to share, of scheduler_list_length().
   SM80MOE_DEVICE ExpertTileScheduler(const GroupedGemmArgs& args, int out_n, int columns_per_tile,
-                                     int* m_tiles_before)
-      : args_(args), tiles_n_(ceil_div(out_n, columns_per_tile)), m_tiles_before_(m_tiles_before) {
+                                     int* list)
+      : args_(args),
+        tiles_n_(ceil_div(out_n, columns_per_tile)),
+        m_tiles_before_(list),
+        rows_before_(list + args.num_experts + 1) {
+    // Offsets come from the caller's tensor: whatever they hold, rows stay inside [0, num_rows).
+    for (int e = threadIdx.x; e <= args.num_experts; e += Config::kThreads)
+      rows_before_[e] = clamp(args.expert_offsets[e], 0, args.num_rows);
+    __syncthreads();
     for (int e = threadIdx.x; e < args.num_experts; e += Config::kThreads)
-      m_tiles_before[e] = ceil_div(rows_end(e) - rows_begin(e), Config::kCtaM);
+      m_tiles_before_[e] = ceil_div(rows_end(e) - rows_before_[e], Config::kCtaM);
     __syncthreads();
-    if (warp_index() == 0) warp_exclusive_scan(m_tiles_before, args.num_experts);
+    if (warp_index() == 0) warp_exclusive_scan(m_tiles_before_, args.num_experts);
     __syncthreads();
-    num_tiles_ = m_tiles_before[args.num_experts] * tiles_n_;
+    num_tiles_ = m_tiles_before_[args.num_experts] * tiles_n_;
   }
 
   SM80MOE_DEVICE bool tile_at(int index, ExpertTile& tile) const {
@@ -46,7 +53,7 @@ class ExpertTileScheduler {
     const unsigned tile_n = in_band / band_height;
     const unsigned tile_m = band * kMTilesPerBand + in_band - tile_n * band_height;
 
-    const int begin = rows_begin(expert), end = rows_end(expert);
+    const int begin = rows_before_[expert], end = rows_end(expert);
     const unsigned blocks = ceil_div(end - begin, Config::kRowsPerBlock);
     const unsigned height = blocks / tiles_m, taller = blocks - height * tiles_m;
     const unsigned first_block = tile_m * height + min_of(tile_m, taller);
@@ -59,12 +66,8 @@ class ExpertTileScheduler {
   }
 
  private:
-  // Offsets come from the caller's tensor: whatever they hold, rows stay inside [0, num_rows).
-  SM80MOE_DEVICE int rows_begin(int expert) const {
-    return clamp(args_.expert_offsets[expert], 0, args_.num_rows);
-  }
   SM80MOE_DEVICE int rows_end(int expert) const {
-    return clamp(args_.expert_offsets[expert + 1], rows_begin(expert), args_.num_rows);
+    return max_of(rows_before_[expert], rows_before_[expert + 1]);
   }
 
   // The expert e with m_tiles_before[e] <= m_tile < m_tiles_before[e + 1].
@@ -79,7 +82,8 @@ class ExpertTileScheduler {
 
   const GroupedGemmArgs& args_;
   const int tiles_n_;
-  const int* m_tiles_before_;
+  // Of each expert, in shared memory: a CTA waits while its next tile is looked up.
+  int *const m_tiles_before_, *const rows_before_;
   int num_tiles_;
 };
 

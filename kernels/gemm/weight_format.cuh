@@ -47,11 +47,14 @@ struct DenseWeight {
   }
 };
 
-// Few tactics, since there are many formats: one for streaming, one between, one of tall tiles.
-// Every element is added up in the order of the reduction, so a row's result is the same in all.
+// Few tactics, since there are many formats. Every element is added up in the order of the
+// reduction, so a row's result is the same in all.
 constexpr bool has_packed_tactic(const Tactic& t, int bits) {
-  const int depth = t.cta_m == 8 && bits == 4 ? 256 : 128;  // 128 bytes of a row at a time, or 64
-  return t.warps_m == 1 && t.warps_k == 1 && (t.cta_m > 32 || t.cta_k == depth) && t.cta_m <= 128;
+  // 128 bytes of a row at a time, or 64. Taller tiles of 8 bits are as fast with stages half as
+  // deep, of which there is room for more.
+  const int depth = t.cta_m == 8 && bits == 4 ? 256 : 128;
+  const bool has_depth = t.cta_m > 32 ? t.cta_k < 128 || bits == 4 : t.cta_k == depth;
+  return t.warps_m == 1 && t.warps_k == 1 && has_depth && t.cta_m <= 128;
 }
 // Weights of 8 or 4 bits, of which ldmatrix deals out the words of 32 rows at once.
 template <class Numbers>
