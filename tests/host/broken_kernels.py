@@ -245,7 +245,7 @@ BROKEN_KERNELS = [
         "full_tile",
     ),
     BrokenKernel(
-        "one_integer_of_shared_memory_too_few",
+        "shared_memory_of_one_expert_too_few",
         {"shared-out-of-bounds"},
         [
             Edit(
@@ -292,8 +292,8 @@ BROKEN_KERNELS = [
         [
             Edit(
                 SCHEDULER,
-                "clamp(args_.expert_offsets[expert + 1], rows_begin(expert), args_.num_rows)",
-                "max_of(args_.expert_offsets[expert + 1], rows_begin(expert))",
+                "clamp(args.expert_offsets[e], 0, args.num_rows)",
+                "max_of(args.expert_offsets[e], 0)",
             )
         ],
         "garbage_offsets",
@@ -304,8 +304,20 @@ BROKEN_KERNELS = [
         [
             Edit(
                 SCHEDULER,
-                "warp_exclusive_scan(m_tiles_before, args.num_experts);\n    __syncthreads();",
-                "warp_exclusive_scan(m_tiles_before, args.num_experts);",
+                "warp_exclusive_scan(m_tiles_before_, args.num_experts);\n    __syncthreads();",
+                "warp_exclusive_scan(m_tiles_before_, args.num_experts);",
+            )
+        ],
+        "empty_experts",
+    ),
+    BrokenKernel(
+        "tiles_counted_before_all_rows_are_known",
+        {"race", "uninitialised"},
+        [
+            Edit(
+                SCHEDULER,
+                "0, args.num_rows);\n    __syncthreads();",
+                "0, args.num_rows);",
             )
         ],
         "empty_experts",
@@ -570,6 +582,21 @@ BROKEN_KERNELS = [
         "kBf16Int4",
         group=128,
         rows=[45],
+    ),
+    broken_packed(
+        "copies_of_a_looped_stage_s_second_step_lost",
+        Edit(MAINLOOP, "if (step < 2) loader_.", "if (step < 1) loader_."),
+        "kBf16Int4",
+        tactic=17,
+        group=128,
+    ),
+    broken_packed(
+        "two_steps_of_a_loop_left_out",
+        Edit(MAINLOOP, "for (int step = 2; step <", "for (int step = 4; step <"),
+        "kFp16Int4",
+        tactic=18,
+        group=128,
+        rows=[70],
     ),
     broken_packed(
         "operands_swapped_but_not_their_order",
