@@ -132,7 +132,7 @@ def _tactics_of(arguments: str) -> Iterable[int]:
     if "Int8PairWeight" in arguments:
         return INT8_TACTICS
     if re.search("Int4Weight|Mxfp4Weight", arguments):
-        return (*PACKED_TACTICS, 14)
+        return (*PACKED_TACTICS, 14, 17, 18)
     return (*PACKED_TACTICS, 12, 13) if "Int8Weight" in arguments else (*PACKED_TACTICS, 13)
 
 
