@@ -16,9 +16,9 @@ from tests.packaging.helpers import run
 
 WORKFLOWS = ROOT / ".github" / "workflows"
 
-# 19.2 MB by CUDA 12.4, which packs machine code less tightly than CUDA 13.0 (13.6 MB), most of it
+# 20.5 MB by CUDA 12.4, which packs machine code less tightly than CUDA 13.0 (14.8 MB), most of it
 # kernels of packed weights. The index takes 100; nobody should wait for a download.
-WHEEL_MEGABYTES = 20
+WHEEL_MEGABYTES = 21
 
 # What Ubuntu 22.04 has; the wheel from the container gets by with less.
 NEWEST_SYMBOLS = {"GLIBC": (2, 34), "GLIBCXX": (3, 4, 30), "CXXABI": (1, 3, 13)}
